@@ -1,0 +1,68 @@
+"""The command line: one file per command, loaded when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+from edgekit import __version__
+from edgekit.errors import EdgekitError, GateError
+
+COMMANDS = {
+    "build": "Merge adapters into a base, quantize, and pack a bundle per quantization.",
+    "init": "Write a commented edgekit.toml to build from.",
+    "inspect": "Show what is inside a checkpoint, an adapter, a GGUF file or a bundle.",
+    "verify": "Check a bundle's files, and replay its golden probes.",
+    "run": "Answer one prompt from a bundle, as text or as JSON under a schema.",
+    "chat": "Talk with a bundle in the terminal.",
+    "demo": "Build the restaurant example and measure base against merged.",
+}
+
+
+class LazyGroup(click.Group):
+    """Knows every command's name and summary without importing any of them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"edgekit.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Example: edgekit build BASE --adapter ADAPTER --quant Q4_K_M -o dist/",
+)
+@click.version_option(__version__, prog_name="edgekit")
+def group() -> None:
+    """Take a fine-tuned small language model onto real devices.
+
+    A base checkpoint and its LoRA adapters become a verified, quantized bundle that runs here, offline.
+    """
+
+
+def main() -> None:
+    """Run the command line; only edgekit's own errors become one red message and an exit code."""
+    try:
+        group.main(standalone_mode=False)
+    except EdgekitError as error:
+        click.echo(click.style("error: ", fg="red", bold=True) + str(error), err=True)
+        sys.exit(3 if isinstance(error, GateError) else 1)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("\ninterrupted", err=True)
+        sys.exit(130)
