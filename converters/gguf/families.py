@@ -1,0 +1,43 @@
+"""The families that are converted, and finding a model's from config.json alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from edgekit.converters.gguf import llama
+from edgekit.converters.gguf.family import Family
+from edgekit.errors import UnsupportedModelError
+from edgekit.tensors import TensorSource
+
+FAMILIES: tuple[Family, ...] = (llama,)
+
+
+def find(config: Mapping[str, Any], path: Path) -> Family:
+    """The family of a checkpoint, its config checked; ``UnsupportedModelError`` with the list of those known."""
+    named = config.get("architectures") or []
+    family = next((f for f in FAMILIES if any(name in f.ARCHITECTURES for name in named)), None)
+    if family is None:
+        known = ", ".join(name for f in FAMILIES for name in f.ARCHITECTURES)
+        raise UnsupportedModelError(
+            "a model of this architecture isn't converted to GGUF yet",
+            path=path,
+            found=f"{', '.join(map(str, named)) or 'none'} (model_type {config.get('model_type', 'unknown')})",
+            expected=known,
+            next_step="merge with PEFT and convert with llama.cpp's convert_hf_to_gguf.py, where it knows the model",
+        )
+    family.check(config)
+    return family
+
+
+def check_consumed(source: TensorSource, used: set[str], family: Family, path: Path) -> None:
+    """Every tensor of the checkpoint must have gone somewhere."""
+    left = [n for n in source.names() if n not in used and not n.endswith(tuple(family.IGNORED))]
+    if left:
+        raise UnsupportedModelError(
+            f"the family's layout has no place for {len(left)} of the checkpoint's tensors",
+            path=path,
+            found=", ".join(left[:3]),
+            expected="only tensors that the architecture defines",
+        )

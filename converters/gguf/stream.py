@@ -1,0 +1,235 @@
+"""One pass over the model: read a chunk of rows, merge, quantize for every file, write in place.
+
+Each thread takes whole chunks from reading to writing, so nearly all of its time is spent in ggml's quantizer,
+and what is held is a chunk per thread. The system is asked to read ahead of the threads.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from edgekit.converters.gguf import ggml
+from edgekit.converters.gguf.family import Mapped
+from edgekit.converters.gguf.plan import Placed, Plan
+from edgekit.errors import InputError
+from edgekit.tensors import TensorSource
+
+CHUNK_ELEMENTS = 256 * 1024
+"""Weights in a chunk: 1 MB of float32, so that a chunk stays in a core's cache from reading to writing."""
+
+Prove = Callable[[Path], None]
+Report = Callable[[str, int], None]
+"""Called with a tensor's name and the float32-bytes-equivalent (weights) just done."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Rows ``start`` to ``stop`` of the tensor at ``index`` in every file's plan."""
+
+    index: int
+    start: int
+    stop: int
+
+
+@dataclass
+class Timing:
+    """Seconds summed over threads: in the quantizer, and in all; their ratio is how busy the kernels were."""
+
+    quantizing: float = 0.0
+    total: float = 0.0
+    wall: float = 0.0
+
+
+class Output:
+    """One GGUF file while it is filled: its size is reserved at once, so a full disk is known at the start."""
+
+    def __init__(self, plan: Plan, path: Path) -> None:
+        self.plan, self.path = plan, path
+        try:
+            self.data_start = plan.write_header(path)
+            self._descriptor = os.open(path, os.O_RDWR)
+            _reserve(self._descriptor, self.data_start + plan.data_bytes)
+        except OSError as error:
+            raise _disk_error(path, error) from error
+
+    def write(self, tensor: Placed, row: int, data: memoryview) -> None:
+        """Put quantized rows in their place; safe from several threads."""
+        offset, done = self.data_start + tensor.offset + row * tensor.row_bytes, 0
+        try:
+            while done < len(data):
+                done += os.pwrite(self._descriptor, data[done:], offset + done)
+        except OSError as error:
+            raise _disk_error(self.path, error) from error
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+def _reserve(descriptor: int, size: int) -> None:
+    """Allocate the whole file where the system can, else only set its size."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, size)
+    os.ftruncate(descriptor, size)
+
+
+def _disk_error(path: Path, error: OSError) -> InputError:
+    return InputError(
+        "writing failed", path=path, found=error.strerror, next_step="free space on the disk, or choose another one"
+    )
+
+
+def write(
+    plans: Sequence[Plan], paths: Sequence[Path], threads: int, *, prove: Prove | None = None, report: Report | None = None
+) -> Timing:
+    """Write a file for every plan in one pass over their common source.
+
+    ``prove`` is called with the first file when its header stands, before any tensor is read. On an error or an
+    interrupt the threads are stopped and the files are left to the caller to remove.
+    """
+    outputs: list[Output] = []
+    try:
+        for plan, path in zip(plans, paths, strict=True):
+            outputs.append(Output(plan, path))
+        if prove:
+            prove(paths[0])
+        return _Pass(outputs, report).run(threads)
+    finally:
+        for output in outputs:
+            output.close()
+
+
+class _Pass:
+    """The state that the threads of one pass share."""
+
+    def __init__(self, outputs: Sequence[Output], report: Report | None) -> None:
+        self.outputs = outputs
+        self.source: TensorSource = outputs[0].plan.layout.source
+        self.tensors = [placed.mapped for placed in outputs[0].plan.tensors]
+        self.report = report
+        self.timing = Timing()
+        self._chunks = iter(list(chunks(self.tensors)))
+        self._ahead: Iterator[Chunk] = iter(())
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+
+    def run(self, threads: int) -> Timing:
+        todo = list(chunks(self.tensors))
+        self._chunks, self._ahead = iter(todo), itertools.islice(todo, 2 * threads, None)
+        for chunk in todo[: 2 * threads]:
+            self._prefetch(chunk)
+        began = time.perf_counter()
+        # One BLAS thread each: two pools fighting over the cores cost three times the whole Q8_0 pass.
+        with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads, "quantize") as pool:
+            futures = [pool.submit(self._work) for _ in range(threads)]
+            try:
+                wait(futures, return_when=FIRST_EXCEPTION)
+            finally:
+                self._stop.set()
+            for future in futures:
+                future.result()
+        self.timing.wall = time.perf_counter() - began
+        return self.timing
+
+    def _take(self) -> Chunk | None:
+        with self._lock:
+            ahead = next(self._ahead, None)
+            chunk = next(self._chunks, None)
+        if ahead:
+            self._prefetch(ahead)
+        return chunk
+
+    def _prefetch(self, chunk: Chunk) -> None:
+        tensor = self.tensors[chunk.index]
+        if tensor.source:
+            self.source.prefetch(tensor.source, slice(chunk.start, chunk.stop))
+
+    def _work(self) -> None:
+        try:
+            worker = _Worker(self)
+            while not self._stop.is_set() and (chunk := self._take()):
+                worker.do(chunk)
+        except BaseException:
+            self._stop.set()
+            raise
+
+
+class _Worker:
+    """One thread's buffers."""
+
+    def __init__(self, shared: _Pass) -> None:
+        self.shared = shared
+        self.ggml = ggml.load()
+        self.rows = np.empty(0, np.float32)
+        self.packed = np.empty(0, np.uint8)
+
+    def do(self, chunk: Chunk) -> None:
+        began = time.perf_counter()
+        tensor = self.shared.tensors[chunk.index]
+        rows = self._read(tensor, chunk)
+        spent = 0.0
+        for output in self.shared.outputs:
+            spent += self._pack(output, output.plan.tensors[chunk.index], chunk, rows)
+        with self.shared._lock:
+            self.shared.timing.quantizing += spent
+            self.shared.timing.total += time.perf_counter() - began
+            if self.shared.report:
+                self.shared.report(tensor.name, rows.size)
+
+    def _read(self, tensor: Mapped, chunk: Chunk) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+        """A chunk's rows, merged and in GGUF's order, as a matrix (vectors as one row)."""
+        columns = tensor.shape[-1]
+        if tensor.values is not None:
+            return tensor.values.reshape(-1, columns)
+        shape = (chunk.stop - chunk.start, *tensor.shape[1:])
+        size = int(np.prod(shape))
+        if self.rows.size < size:
+            self.rows = np.empty(size, np.float32)
+        rows = self.shared.source.read(
+            tensor.source, slice(chunk.start, chunk.stop), self.rows[:size].reshape(shape)
+        )
+        if tensor.transform:
+            rows = tensor.transform(rows)
+        return rows.reshape(-1, columns)
+
+    def _pack(
+        self, output: Output, placed: Placed, chunk: Chunk, rows: np.ndarray[tuple[int, int], np.dtype[np.float32]]
+    ) -> float:
+        """Quantize and write one chunk for one file; returns the seconds spent in the quantizer."""
+        nbytes = len(rows) * placed.row_bytes
+        if self.packed.size < nbytes:
+            self.packed = np.empty(nbytes, np.uint8)
+        began = time.perf_counter()
+        written = self.ggml.quantize(placed.kind, rows, self.packed)
+        spent = time.perf_counter() - began
+        if written != nbytes or not self.ggml.validate(placed.kind, self.packed, nbytes):
+            raise InputError(
+                f"tensor {placed.mapped.source or placed.mapped.name!r} holds values that {placed.kind.name} can't",
+                found="an infinity, a NaN, or a number out of range",
+                expected="finite weights",
+                next_step="check the checkpoint and the adapter; for F16, try BF16",
+            )
+        first = chunk.start if len(placed.mapped.shape) > 1 else 0
+        output.write(placed, first, memoryview(self.packed[:nbytes]))
+        return spent
+
+
+def chunks(tensors: Sequence[Mapped]) -> Iterator[Chunk]:
+    """Cut every tensor into runs of rows, in units that belong together; vectors stay whole."""
+    for index, tensor in enumerate(tensors):
+        rows = tensor.shape[0]
+        step = rows
+        if len(tensor.shape) > 1 and tensor.values is None:
+            per_unit = int(np.prod(tensor.shape[1:])) * tensor.unit
+            step = max(1, CHUNK_ELEMENTS // per_unit) * tensor.unit
+        for start in range(0, rows, step):
+            yield Chunk(index, start, min(start + step, rows))

@@ -1,0 +1,111 @@
+"""A tokenizer as GGUF holds it, whatever kind it was read from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gguf import TokenType
+
+from edgekit.converters.gguf.family import ARRAY, BOOL, STRING, U32, Entry
+from edgekit.errors import InputError
+from edgekit.files import inside, read_json, read_text
+
+SPECIALS = {"bos": "bos", "eos": "eos", "unk": "unknown", "sep": "seperator", "pad": "padding", "mask": "mask"}
+"""tokenizer_config.json's names and GGUF's (which spells separator so)."""
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Tokens by id with their types, merges by rank, and what surrounds them."""
+
+    model: str
+    pre: str
+    tokens: Sequence[str]
+    types: Sequence[TokenType]
+    merges: Sequence[str]
+    ids: Mapping[str, int]
+    """GGUF's key part (bos, eos, eot, …) to token id."""
+    add: Mapping[str, bool]
+    """Whether bos or eos surround plain text."""
+    chat_template: str | None
+    ends: frozenset[int] = field(default_factory=frozenset)
+    """Every id that the model's configuration says ends an answer."""
+
+    def entries(self) -> list[Entry]:
+        """The tokenizer.* keys, in the order of llama.cpp's converter."""
+        entries = [
+            Entry("tokenizer.ggml.model", self.model, STRING),
+            Entry("tokenizer.ggml.pre", self.pre, STRING),
+            Entry("tokenizer.ggml.tokens", self.tokens, ARRAY),
+            Entry("tokenizer.ggml.token_type", [int(kind) for kind in self.types], ARRAY),
+        ]
+        if self.merges:
+            entries.append(Entry("tokenizer.ggml.merges", self.merges, ARRAY))
+        entries += [Entry(f"tokenizer.ggml.{key}_token_id", value, U32) for key, value in self.ids.items()]
+        entries += [Entry(f"tokenizer.ggml.add_{key}_token", value, BOOL) for key, value in self.add.items()]
+        if self.chat_template:
+            entries.append(Entry("tokenizer.chat_template", self.chat_template, STRING))
+        return entries
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """The files beside tokenizer.json, each empty where it is missing."""
+
+    folder: Path
+    tokenizer_config: Mapping[str, Any]
+    generation_config: Mapping[str, Any]
+    config: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, folder: Path, config: Mapping[str, Any]) -> Surroundings:
+        """Read them from a checkpoint's folder."""
+        return cls(
+            folder, _optional(folder, "tokenizer_config.json"), _optional(folder, "generation_config.json"), config
+        )
+
+    def special_ids(self, added: Mapping[str, int], size: int) -> dict[str, int]:
+        """Ids of bos, eos and so on: by the tokenizer's configuration first, then by the model's."""
+        ids: dict[str, int] = {}
+        for name, key in SPECIALS.items():
+            entry = self.tokenizer_config.get(f"{name}_token")
+            text = entry.get("content") if isinstance(entry, dict) else entry
+            by_config = self.config.get(f"{name}_token_id")
+            if isinstance(text, str) and text in added:
+                ids[key] = added[text]
+            elif type(by_config) is int and 0 <= by_config < size:
+                ids[key] = by_config
+        others = [token for token in sorted(self.ends(size)) if token != ids.get("eos")]
+        if others and "eos" not in ids:
+            ids["eos"] = others.pop(0)
+        return ids | dict(zip(("eot", "eom"), others, strict=False))
+
+    def ends(self, size: int) -> set[int]:
+        """Every eos id that the configuration files name, alone or in a list."""
+        ends: set[int] = set()
+        for source in (self.generation_config, self.config):
+            value = source.get("eos_token_id")
+            values = value if isinstance(value, list) else [value]
+            ends |= {token for token in values if type(token) is int and 0 <= token < size}
+        return ends
+
+    def chat_template(self) -> str | None:
+        """The template from chat_template.jinja, or from tokenizer_config.json (the one named default)."""
+        if (self.folder / "chat_template.jinja").exists():
+            return read_text(inside(self.folder, "chat_template.jinja"))
+        template = self.tokenizer_config.get("chat_template")
+        if isinstance(template, list):
+            named = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}
+            template = named.get("default") or next(iter(named.values()), None)
+        if template is not None and not isinstance(template, str):
+            raise InputError(
+                "the chat template is not text", path=self.folder / "tokenizer_config.json", found=type(template).__name__
+            )
+        return template
+
+
+def _optional(folder: Path, name: str) -> dict[str, Any]:
+    return read_json(inside(folder, name), limit=16 << 20) if (folder / name).exists() else {}

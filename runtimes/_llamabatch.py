@@ -1,0 +1,127 @@
+"""llama.cpp's batch over numpy arrays of ours: allocated once, filled by slices."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.errors import InputError
+from edgekit.runtimes.engine import Run
+
+Ints = NDArray[np.int32]
+
+
+class LlamaBatch:
+    """Room for ``size`` tokens, one sequence each; ``struct`` is what ``llama_decode`` takes."""
+
+    def __init__(self, lib: Any, size: int) -> None:
+        self.size = size
+        self.token: Ints = np.zeros(size, np.int32)
+        self.pos: Ints = np.zeros(size, np.int32)
+        self.seq: Ints = np.zeros(size, np.int32)
+        self.wanted: NDArray[np.int8] = np.zeros(size, np.int8)
+        self._one_each: Ints = np.ones(size, np.int32)
+        # llama.cpp wants a pointer to each token's list of sequences: here a list of one each.
+        self._seq_lists = (self.seq.ctypes.data + self.seq.itemsize * np.arange(size)).astype(np.uintp)
+        self.struct = lib.llama_batch()
+        types = dict(self.struct._fields_)
+        for name, address in (
+            ("token", self.token.ctypes.data),
+            ("pos", self.pos.ctypes.data),
+            ("n_seq_id", self._one_each.ctypes.data),
+            ("seq_id", self._seq_lists.ctypes.data),
+            ("logits", self.wanted.ctypes.data),
+        ):
+            setattr(self.struct, name, ctypes.cast(address, types[name]))
+
+    def fill_one(self, token: int, position: int, seq: int, wanted: bool) -> None:
+        """A single token: what a stream does for each piece of text."""
+        self.token[0] = token
+        self.pos[0] = position
+        self.seq[0] = seq
+        self.wanted[0] = wanted
+        self.struct.n_tokens = 1
+
+    def fill(self, plan: Plan, start: int, stop: int) -> None:
+        """Entries ``start`` to ``stop`` of a plan; at most ``size`` of them."""
+        count = stop - start
+        self.token[:count] = plan.token[start:stop]
+        self.pos[:count] = plan.pos[start:stop]
+        self.seq[:count] = plan.seq[start:stop]
+        self.wanted[:count] = plan.wanted[start:stop]
+        self.struct.n_tokens = count
+
+
+class Plan:
+    """Checked runs laid out flat, one entry per token."""
+
+    def __init__(self, runs: Sequence[Run], lengths: Sequence[int], n_ctx: int, n_vocab: int) -> None:
+        """Lay ``runs`` out after what ``lengths`` says each sequence holds already.
+
+        Raises ``InputError`` for an unknown sequence or token and where a sequence would outgrow ``n_ctx``.
+        """
+        total = sum(len(run.tokens) for run in runs)
+        self.token, self.pos, self.seq = (np.zeros(total, np.int64) for _ in range(3))
+        self.wanted: NDArray[np.int8] = np.zeros(total, np.int8)
+        self.results: list[int] = []
+        """Entry of each wanted position, in the order asked."""
+        self.lengths: dict[int, int] = {}
+        """What each touched sequence holds afterwards."""
+        at = 0
+        for run in runs:
+            start, count = self._reserve(run, lengths, n_ctx)
+            self.token[at : at + count] = run.tokens
+            self.pos[at : at + count] = np.arange(start, start + count)
+            self.seq[at : at + count] = run.seq
+            self.results += [at + index for index in run.want]
+            at += count
+        self.wanted[self.results] = 1
+        if total and (self.token.min() < 0 or self.token.max() >= n_vocab):
+            raise InputError("a token id is outside the vocabulary", expected=f"0 to {n_vocab - 1}")
+
+    def _reserve(self, run: Run, lengths: Sequence[int], n_ctx: int) -> tuple[int, int]:
+        """Check one run; its first position and its number of tokens."""
+        count = len(run.tokens)
+        check_seq(run.seq, len(lengths))
+        if any(not 0 <= index < count for index in run.want):
+            raise InputError("logits wanted outside the run", found=list(run.want), expected=f"below {count}")
+        start = self.lengths.get(run.seq, lengths[run.seq])
+        if start + count > n_ctx:
+            raise InputError(
+                "the sequence would outgrow the context",
+                found=f"{start} tokens there and {count} more",
+                expected=f"at most {n_ctx}",
+                next_step="shorten the prompt, or open the model with a larger n_ctx",
+            )
+        self.lengths[run.seq] = start + count
+        return start, count
+
+    def spans(self, size: int, outputs: int) -> list[tuple[int, int]]:
+        """Cut points so that no call has more than ``size`` tokens or ``outputs`` wanted positions."""
+        spans: list[tuple[int, int]] = []
+        start, total = 0, len(self.token)
+        counted = np.cumsum(self.wanted, dtype=np.int64)
+        while start < total:
+            before = int(counted[start - 1]) if start else 0
+            room = int(np.searchsorted(counted, before + outputs, side="right"))
+            stop = min(start + size, room, total)
+            spans.append((start, stop))
+            start = stop
+        return spans
+
+
+def check_seq(seq: int, n_seq_max: int) -> None:
+    """Raise ``InputError`` for a sequence that the engine was not opened with."""
+    if not 0 <= seq < n_seq_max:
+        raise InputError("no such sequence", found=seq, expected=f"0 to {n_seq_max - 1}")
+
+
+def check_options(options: Mapping[str, tuple[int, int, int]]) -> None:
+    """Raise ``InputError`` for a ``name: (value, low, high)`` that llama.cpp would answer with an abort."""
+    for name, (value, low, high) in options.items():
+        if not low <= value <= high:
+            raise InputError(f"{name} is out of range", found=value, expected=f"{low} to {high}")

@@ -1,0 +1,138 @@
+"""An engine with a script instead of a model: for testing applications without weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+import numpy as np
+
+from edgekit.errors import InputError
+from edgekit.runtimes.engine import Logits, Run
+
+Script = str | Mapping[str, str] | Callable[[str], str]
+
+_SPECIALS: Final = ("<|bos|>", "<|eos|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
+_BOS, _EOS, _SYSTEM, _USER, _ASSISTANT, _END = range(256, 256 + len(_SPECIALS))
+_TEMPLATE: Final = (
+    "{{ bos_token }}{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+_FALLBACK: Final = b'"}],:0123456789truefalsn-. '
+"""Preferred, in this order, when a constraint forbids what the script says: these close what is open."""
+
+
+class FakeEngine:
+    """Answers by a script: one text, a mapping from prompt to answer, or a function of the prompt.
+
+    The prompt is the text of the last user turn, or all of the text where no chat template was applied.
+    Tokens are bytes, so answers stream a byte at a time; ``decoded`` counts the tokens that were computed.
+    """
+
+    def __init__(
+        self,
+        answer: Script,
+        *,
+        n_ctx: int = 4096,
+        n_seq_max: int = 1,
+        chat_template: str | None = _TEMPLATE,
+    ) -> None:
+        self._answer = answer
+        self.n_ctx, self.n_seq_max = n_ctx, n_seq_max
+        self.n_vocab = 256 + len(_SPECIALS)
+        self.specials: Mapping[str, int] = {text: 256 + at for at, text in enumerate(_SPECIALS)}
+        self.eos_ids = frozenset({_EOS, _END})
+        self.chat_template = chat_template
+        self.bos_token, self.eos_token, self.add_bos = _SPECIALS[0], _SPECIALS[1], True
+        self.decoded = 0
+        self._tokens: list[list[int]] = [[] for _ in range(n_seq_max)]
+        self._prompt_end: list[int | None] = [None] * n_seq_max
+        # Every token has a logit of its own, so a forced choice is the same each time.
+        self._base = -10 - np.arange(self.n_vocab, dtype=np.float32) / self.n_vocab
+        for rank, byte in enumerate(_FALLBACK):
+            self._base[byte] = max(float(self._base[byte]), -5.0 - 0.1 * rank)
+        self._closed = False
+
+    def tokenize(self, text: str, *, special: bool) -> list[int]:
+        """UTF-8 bytes; a control token's text is its id only if ``special``."""
+        self._check(0)
+        ids: list[int] = []
+        while text:
+            found = [(text.find(name), name) for name in _SPECIALS if special and name in text]
+            at, name = min(found, default=(len(text), ""))
+            ids += text[:at].encode()
+            if name:
+                ids.append(self.specials[name])
+            text = text[at + len(name) :]
+        return ids
+
+    def token_bytes(self, token: int) -> bytes:
+        """The byte; nothing for control tokens."""
+        return bytes([token]) if token < 256 else b""
+
+    def decode(self, runs: Sequence[Run]) -> list[Logits]:
+        """Append each run; logits ``(n_vocab,)`` that favour what the script says for each wanted position."""
+        rooms = {run.seq: 0 for run in runs}
+        for run in runs:
+            self._check(run.seq)
+            rooms[run.seq] += len(run.tokens)
+        for seq, count in rooms.items():
+            if len(self._tokens[seq]) + count > self.n_ctx:
+                found = f"{len(self._tokens[seq])} tokens there and {count} more"
+                raise InputError("the sequence would outgrow the context", found=found, expected=self.n_ctx)
+        results: list[Logits] = []
+        for run in runs:
+            before = len(self._tokens[run.seq])
+            self._tokens[run.seq] += run.tokens
+            self.decoded += len(run.tokens)
+            results += [self._logits(run.seq, before + index + 1) for index in run.want]
+        return results
+
+    def _logits(self, seq: int, end: int) -> Logits:
+        """Logits after the first ``end`` tokens; the first that are wanted since a drop end the prompt."""
+        prompt_end = self._prompt_end[seq]
+        if prompt_end is None:
+            self._prompt_end[seq] = prompt_end = end
+        answer = self._script(self._tokens[seq][:prompt_end]).encode()
+        said = end - prompt_end
+        logits: Logits = self._base.copy()
+        logits[answer[said] if said < len(answer) else _EOS] = 10.0
+        return logits
+
+    def _script(self, prompt: Sequence[int]) -> str:
+        turns = [at for at, token in enumerate(prompt) if token == _USER]
+        start = turns[-1] + 1 if turns else 0
+        stop = next((at for at in range(start, len(prompt)) if prompt[at] == _END), len(prompt))
+        text = bytes(token for token in prompt[start:stop] if token < 256).decode("utf-8", "replace")
+        if callable(self._answer):
+            return self._answer(text)
+        if isinstance(self._answer, str):
+            return self._answer
+        if text not in self._answer:
+            raise InputError("the fake engine has no answer to this", found=text, expected=list(self._answer))
+        return self._answer[text]
+
+    def copy_prefix(self, src: int, dst: int, length: int) -> None:
+        """Make the first ``length`` tokens of ``src`` those of ``dst`` too."""
+        self._check(src)
+        self._check(dst)
+        if not 0 <= length <= len(self._tokens[src]):
+            raise InputError("no such prefix", found=length, expected=f"0 to {len(self._tokens[src])}")
+        self._tokens[dst] = self._tokens[src][:length]
+        self._prompt_end[dst] = None
+
+    def drop(self, seq: int, start: int = 0) -> None:
+        """Forget a sequence from position ``start`` on; what is decoded next is prompt again."""
+        self._check(seq)
+        del self._tokens[seq][max(0, start) :]
+        self._prompt_end[seq] = None
+
+    def close(self) -> None:
+        """Further calls are errors, as with a real engine."""
+        self._closed = True
+
+    def _check(self, seq: int) -> None:
+        if self._closed:
+            raise InputError("the model is closed")
+        if not 0 <= seq < self.n_seq_max:
+            raise InputError("no such sequence", found=seq, expected=f"0 to {self.n_seq_max - 1}")
