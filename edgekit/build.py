@@ -1,0 +1,268 @@
+"""The pipeline: open, lint, merge, convert and quantize in one pass, probe, pack."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgekit import __version__, bundle, golden, worker
+from edgekit.atomic import atomic_folder
+from edgekit.errors import EdgekitError, InputError
+from edgekit.files import sha256
+from edgekit.project import BuildSpec
+from edgekit.requirements import memory_by_context
+
+if TYPE_CHECKING:
+    from edgekit.converters.adapter import Adapter
+    from edgekit.converters.checkpoint import Checkpoint
+    from edgekit.converters.gguf.plan import Layout, Plan
+    from edgekit.converters.gguf.stream import Timing
+    from edgekit.converters.lora import Merged
+
+ARTIFACT = "model.gguf"
+TOOLS = ("llama-cpp-python", "gguf", "numpy", "tokenizers")
+
+Advance = Callable[[str, int], None]
+
+
+@dataclass(frozen=True)
+class Built:
+    """A bundle that was published, and how its conversion went."""
+
+    folder: Path
+    manifest: bundle.Manifest
+    timing: Timing
+
+    @property
+    def size(self) -> int:
+        """Bytes of the artifact."""
+        return next(file.size for file in self.manifest.files if file.path == ARTIFACT)
+
+
+class Progress:
+    """Told how a build goes; the command line draws it, the default is silent."""
+
+    def stage(self, name: str, total: int) -> None:
+        """A stage begins: ``total`` weights (or steps) lie ahead."""
+
+    def advance(self, what: str, amount: int) -> None:
+        """``amount`` of them are done; ``what`` is the tensor or file."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A build's inputs, all of them checked, and a plan per quantization."""
+
+    spec: BuildSpec
+    base: Checkpoint
+    adapters: Sequence[tuple[Adapter, float]]
+    merged: Merged
+    layout: Layout
+    plans: Sequence[Plan]
+
+    def folder(self, plan: Plan) -> Path:
+        """Where a plan's bundle goes: NAME-quant."""
+        return self.spec.out / f"{self.spec.name}-{plan.preset.name.lower()}"
+
+
+@contextmanager
+def opened(spec: BuildSpec) -> Iterator[Opened]:
+    """Open and check everything that a build reads, before any work; files are closed on the way out."""
+    from edgekit.converters.adapter import Adapter
+    from edgekit.converters.checkpoint import Checkpoint
+    from edgekit.converters.gguf import families, plan, presets
+    from edgekit.converters.lora import Merged
+
+    chosen = [presets.preset(name) for name in spec.quantizations]
+    if len({preset.name for preset in chosen}) != len(chosen):
+        raise InputError("a quantization is named twice", found=", ".join(spec.quantizations))
+    overrides = [presets.Override.parse(text) for text in spec.tensor_types]
+    with ExitStack() as stack:
+        base = Checkpoint(spec.base)
+        stack.callback(base.close)
+        families.find(base.config, spec.base / "config.json")
+        adapters: list[tuple[Adapter, float]] = []
+        for folder, weight in spec.adapters:
+            adapter = Adapter(folder)
+            stack.callback(adapter.close)
+            adapters.append((adapter, weight))
+        merged = Merged(base, adapters)
+        layout = plan.lay_out(merged, spec.base, spec.name)
+        plans = [plan.plan(layout, preset, overrides) for preset in chosen]
+        yield Opened(spec, base, adapters, merged, layout, plans)
+
+
+def build(spec: BuildSpec, progress: Progress | None = None) -> list[Built]:
+    """Build and publish one bundle per quantization; on any error none is left half-written.
+
+    Raises the errors of ``edgekit.errors``; what was there before is kept unless ``spec.force``.
+    """
+    progress = progress or Progress()
+    with opened(spec) as inputs:
+        folders = [inputs.folder(plan) for plan in inputs.plans]
+        _check_schema(spec)
+        _check_room(spec.out, inputs.plans)
+        with ExitStack() as stack, ThreadPoolExecutor(1, "hash") as hashing:
+            temporary = [stack.enter_context(atomic_folder(folder, force=spec.force)) for folder in folders]
+            provenance = hashing.submit(_provenance, inputs)
+            try:
+                timing = _convert(inputs, temporary, progress)
+                manifests = _pack(inputs, temporary, provenance, progress)
+            except OSError as error:
+                raise _disk_error(error, spec.out) from error
+        return [Built(*parts, timing) for parts in zip(folders, manifests, strict=True)]
+
+
+def _convert(inputs: Opened, folders: Sequence[Path], progress: Progress) -> Timing:
+    from edgekit.converters.gguf import stream
+
+    progress.stage("merging and quantizing" if inputs.adapters else "quantizing", inputs.layout.parameters)
+    paths = [folder / ARTIFACT for folder in folders]
+    return stream.write(
+        inputs.plans,
+        paths,
+        inputs.spec.threads or _cores(),
+        prove=lambda path: _prove(inputs, path),
+        report=progress.advance,
+    )
+
+
+def _cores() -> int:
+    from edgekit.profiles.cpu import usable_cores
+
+    return usable_cores()
+
+
+def _prove(inputs: Opened, artifact: Path) -> None:
+    """The converted vocabulary must give the same ids as tokenizer.json, and end answers where the model does."""
+    from gguf import TokenType
+
+    from edgekit.converters.gguf import bpe, probes
+
+    vocabulary = inputs.layout.vocabulary
+    kinds = zip(vocabulary.tokens, vocabulary.types, strict=True)
+    added = [token for token, kind in kinds if kind in {TokenType.CONTROL, TokenType.USER_DEFINED}]
+    tokenizer = inputs.base.folder / bpe.FILE
+    proved = worker.run(worker.Prove(str(artifact), str(tokenizer), probes.texts(added)))
+    assert isinstance(proved, worker.Proved)
+    if proved.mismatch:
+        text, expected, found = proved.mismatch
+        raise InputError(
+            f"the tokenizer would not survive: {proved.mismatches} probe text(s) get other ids in llama.cpp",
+            path=tokenizer,
+            found=f"{found[:24]} for {text[:60]!r}",
+            expected=f"{expected[:24]}",
+            next_step="report the tokenizer; packing it would garble the model's input",
+        )
+    if missing := vocabulary.ends - set(proved.end_ids):
+        raise InputError(
+            "the model ends answers with tokens that llama.cpp doesn't stop at",
+            path=inputs.base.folder / "generation_config.json",
+            found=f"eos_token_id {sorted(missing)}",
+            expected=f"among {proved.end_ids}",
+            next_step="leave at most three ids in eos_token_id",
+        )
+
+
+def _pack(
+    inputs: Opened, folders: Sequence[Path], provenance: Future[bundle.Provenance], progress: Progress
+) -> list[bundle.Manifest]:
+    """Record golden probes and write each manifest."""
+    progress.stage("probing and packing", len(folders))
+    manifests = []
+    for plan, folder in zip(inputs.plans, folders, strict=True):
+        request = worker.Record(str(folder / ARTIFACT), inputs.spec.threads or _cores(), inputs.spec.prompt)
+        recorded = worker.run(request)
+        assert isinstance(recorded, worker.Recorded)
+        golden.save(recorded.golden, folder)
+        manifest = _manifest(inputs, plan, folder, provenance.result())
+        bundle.write_json(folder / bundle.MANIFEST, manifest)
+        manifests.append(manifest)
+        progress.advance(plan.preset.name, 1)
+    return manifests
+
+
+def _manifest(inputs: Opened, plan: Plan, folder: Path, provenance: bundle.Provenance) -> bundle.Manifest:
+    spec = inputs.spec
+    weights = (folder / ARTIFACT).stat().st_size
+    return bundle.Manifest(
+        schema_version=bundle.SCHEMA_VERSION,
+        name=spec.name,
+        version=spec.version,
+        counter=spec.counter,
+        format="gguf",
+        quantization=plan.preset.name,
+        files=bundle.list_files(folder),
+        provenance=provenance,
+        requirements=bundle.Requirements(memory_by_context(inputs.merged.config, weights), "llama.cpp"),
+        prompt=spec.prompt,
+        system=spec.system,
+        output_schema=dict(spec.output_schema) if spec.output_schema is not None else None,
+    )
+
+
+def _provenance(inputs: Opened) -> bundle.Provenance:
+    """Digests of everything that was read, and the tools' versions."""
+    beside = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+    base_files = [inputs.base.folder / name for name in beside] + [file.path for file in inputs.base.files]
+    adapters = [
+        _source(adapter.folder, [adapter.folder / "adapter_config.json", adapter.file.path], weight)
+        for adapter, weight in inputs.adapters
+    ]
+    tools = {"edgekit": __version__} | {name: found for name in TOOLS if (found := _version(name))}
+    base = _source(inputs.base.folder, [path for path in base_files if path.exists()], None)
+    return bundle.Provenance(base, adapters, None, tools, inputs.spec.licence)
+
+
+def _source(folder: Path, files: Sequence[Path], weight: float | None) -> bundle.Source:
+    listed = [bundle.File(path.name, path.stat().st_size, sha256(path)) for path in files]
+    return bundle.Source(folder.resolve().name, listed, weight)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _check_schema(spec: BuildSpec) -> None:
+    """A schema that can't be enforced must not be packed."""
+    if spec.output_schema is not None:
+        from edgekit.runtimes.constraint import compile_schema
+
+        compile_schema(spec.output_schema)
+
+
+def _check_room(out: Path, plans: Sequence[Plan]) -> None:
+    """The size is known beforehand: refuse a disk that can't hold it before working for minutes."""
+    place = out.resolve()
+    while not place.exists():
+        place = place.parent
+    needed = sum(plan.data_bytes for plan in plans) + (64 << 20)
+    free = shutil.disk_usage(place).free
+    if free < needed:
+        raise InputError(
+            "not enough room for the bundles",
+            path=out,
+            found=f"{free / 1e9:.2f} GB free",
+            expected=f"{needed / 1e9:.2f} GB",
+            next_step="free space, or choose another folder with -o",
+        )
+
+
+def _disk_error(error: OSError, out: Path) -> EdgekitError:
+    return InputError(
+        "writing the bundle failed",
+        path=error.filename or out,
+        found=os.strerror(error.errno) if error.errno else str(error),
+        next_step="free space on the disk, or choose another folder with -o",
+    )
+

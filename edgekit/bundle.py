@@ -1,0 +1,182 @@
+"""A bundle: one artifact with its manifest, digests and golden probes, in a folder that is whole or not there."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from edgekit.errors import BundleError, InputError
+from edgekit.files import inside, read_bounded, sha256
+
+SCHEMA_VERSION = 1
+MANIFEST, GOLDEN, SIGNATURE = "manifest.json", "golden.json", "signature.json"
+
+
+class Strict(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """A part of the manifest: a key that isn't known is an error."""
+
+
+class File(Strict):
+    """A file by its name in the bundle (or checkpoint), its bytes and its SHA-256."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+class Source(Strict):
+    """A checkpoint or adapter that went in."""
+
+    name: str
+    files: list[File]
+    weight: float | None = None
+
+
+class Provenance(Strict):
+    """What the artifact was made from, and with what."""
+
+    base: Source
+    adapters: list[Source] = []
+    calibration: Source | None = None
+    tools: dict[str, str] = {}
+    licence: str | None = None
+
+
+class Requirements(Strict):
+    """What running it takes: bytes of memory by context length, CPU instructions, and the runtime."""
+
+    memory: dict[str, int]
+    runtime: str
+    instruction_sets: list[str] = []
+
+
+class Manifest(Strict):
+    """manifest.json: what the bundle is, holds, came from and needs."""
+
+    schema_version: int
+    name: str
+    version: str
+    counter: int
+    format: str
+    quantization: str
+    files: list[File]
+    provenance: Provenance
+    requirements: Requirements
+    target: str | None = None
+    prompt: str | None = None
+    system: str | None = None
+    output_schema: dict[str, Any] | None = None
+    quality: dict[str, Any] | None = None
+    speed: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle: its manifest was read, and every file it lists is there in its size."""
+
+    folder: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, folder: Path | str) -> Bundle:
+        """Read the manifest and check names and sizes; ``BundleError`` for anything amiss."""
+        folder = Path(folder)
+        if not folder.is_dir() or not (folder / MANIFEST).is_file():
+            raise BundleError(
+                "not a bundle",
+                path=folder,
+                found="nothing" if not folder.exists() else "a file" if folder.is_file() else f"no {MANIFEST}",
+                expected=f"a folder with {MANIFEST}, as edgekit build makes it",
+            )
+        bundle = cls(folder, read_manifest(folder))
+        for file in bundle.manifest.files:
+            path = bundle.path_of(file)
+            if not path.is_file():
+                raise BundleError("a file is missing", path=path, next_step="copy the bundle again")
+            if path.stat().st_size != file.size:
+                raise BundleError(
+                    "a file has the wrong size",
+                    path=path,
+                    found=f"{path.stat().st_size:,} bytes",
+                    expected=f"{file.size:,}",
+                    next_step="copy the bundle again",
+                )
+        return bundle
+
+    @property
+    def artifact(self) -> Path:
+        """The model file."""
+        name = next((file for file in self.manifest.files if file.path.endswith(".gguf")), None)
+        if name is None:
+            raise BundleError("no artifact that this version runs", path=self.folder, found=self.manifest.format)
+        return self.path_of(name)
+
+    def path_of(self, file: File) -> Path:
+        """A listed file's place, refused if it leaves the folder."""
+        try:
+            return inside(self.folder, file.path)
+        except InputError as error:
+            raise BundleError(error.what, path=error.path, found=error.found, expected=error.expected) from error
+
+    def problems(self) -> list[str]:
+        """What ``edgekit verify`` finds: digests that differ, and files that the manifest doesn't list."""
+        found = []
+        for file in self.manifest.files:
+            digest = sha256(self.path_of(file))
+            if digest != file.sha256:
+                found.append(f"{file.path}: its SHA-256 is {digest[:16]}…, the manifest says {file.sha256[:16]}…")
+        listed = {MANIFEST, SIGNATURE, *(file.path for file in self.manifest.files)}
+        for path in sorted(self.folder.rglob("*")):
+            name = path.relative_to(self.folder).as_posix()
+            if path.is_symlink() or (not path.is_dir() and name not in listed):
+                found.append(f"{name}: {'a link' if path.is_symlink() else 'a stranger'}, not in the manifest")
+        return found
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Decode manifest.json strictly; ``BundleError`` names the key that is wrong."""
+    path = folder / MANIFEST
+    try:
+        data = read_bounded(inside(folder, MANIFEST), limit=16 << 20)
+        version = msgspec.json.decode(data, type=_Versioned).schema_version
+        if version != SCHEMA_VERSION:
+            raise BundleError(
+                "made for another version of edgekit",
+                path=path,
+                found=f"schema_version {version}",
+                expected=str(SCHEMA_VERSION),
+                next_step="pip install --upgrade edgekit" if version > SCHEMA_VERSION else "build the bundle again",
+            )
+        return msgspec.json.decode(data, type=Manifest)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise BundleError("the manifest is unsound", path=path, found=str(error)) from error
+    except InputError as error:
+        raise BundleError(error.what, path=path, found=error.found, expected=error.expected) from error
+
+
+class _Versioned(msgspec.Struct):
+    schema_version: int
+
+
+def list_files(folder: Path, digests: dict[str, str] | None = None) -> list[File]:
+    """Every file in a folder but hidden ones and the manifest, sorted; digests that are known aren't redone."""
+    known = digests or {}
+    files = []
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and not path.name.startswith(".") and name != MANIFEST:
+            files.append(File(path=name, size=path.stat().st_size, sha256=known.get(name) or sha256(path)))
+    return files
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a struct or plain values as JSON that a person can read; the same bytes for the same value."""
+    data = msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,109 @@
+"""edgekit build."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from edgekit.build import Built
+    from edgekit.project import BuildSpec
+
+EPILOG = """\b
+Examples:
+  edgekit build                      what edgekit.toml in this folder says
+  edgekit build BASE --adapter LORA --quant Q4_K_M --quant Q8_0 -o dist/
+  edgekit build BASE --adapter A:0.7 --adapter B:0.3 --prompt prompt.txt --schema schema.json
+"""
+
+
+@click.command("build", epilog=EPILOG)
+@click.argument("base", required=False, type=click.Path(path_type=Path))
+@click.option("--adapter", "adapters", multiple=True, metavar="DIR[:WEIGHT]", help="LoRA adapter; repeatable.")
+@click.option("--quant", "quants", multiple=True, metavar="TYPE", help="Q4_K_M, Q8_0, F16, …; repeatable.")
+@click.option("--tensor-type", "types", multiple=True, metavar="REGEX=TYPE", help="Override some tensors' type.")
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="Folder for the bundles.  [default: dist]")
+@click.option("--name", help="Bundles are named NAME-quant.  [default: the adapter's or base's folder]")
+@click.option("--version", "version", help="Version for the manifest.")
+@click.option("--counter", type=click.IntRange(0), help="Release number that only grows.")
+@click.option("--prompt", type=click.Path(path_type=Path), help="Prompt template file with {text} in it.")
+@click.option("--system", help="System message that goes with the prompt.")
+@click.option("--schema", type=click.Path(path_type=Path), help="JSON Schema for the output.")
+@click.option("--licence", help="Licence of the result, for the manifest.")
+@click.option("--project", type=click.Path(path_type=Path), help="Project file.  [default: edgekit.toml]")
+@click.option("--threads", type=click.IntRange(1), help="Threads to quantize with.  [default: physical cores]")
+@click.option("--force", is_flag=True, help="Replace bundles that exist.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def command(base: Path | None, as_json: bool, force: bool, threads: int | None, project: Path | None, **given: Any) -> None:
+    """Merge adapters into BASE, quantize, and pack one bundle per quantization."""
+    from edgekit.build import build
+    from edgekit.cli.output import bars
+
+    if base is None:
+        from edgekit.project import FILE, read_project
+
+        if wrong := [name for name, value in given.items() if value and name != "out"]:
+            raise click.UsageError(f"--{wrong[0]} goes with a BASE; a project file has its own")
+        spec = read_project(project or Path(FILE), force=force, threads=threads)
+        if given["out"]:
+            spec = replace(spec, out=given["out"])
+    elif project:
+        raise click.UsageError("BASE and --project are two ways to say what to build")
+    else:
+        spec = _spec(base, force, threads, given)
+    with bars() as progress:
+        built = build(spec, progress)
+    _report(built, as_json)
+
+
+def _spec(base: Path, force: bool, threads: int | None, given: dict[str, Any]) -> BuildSpec:
+    from edgekit.files import read_json
+    from edgekit.project import DEFAULT_QUANTIZATIONS, BuildSpec, parse_adapter, read_prompt
+
+    adapters = tuple(parse_adapter(text) for text in given["adapters"])
+    named = adapters[0][0] if adapters else base
+    return BuildSpec(
+        base=base,
+        out=given["out"] or Path("dist"),
+        name=given["name"] or named.resolve().name,
+        adapters=adapters,
+        quantizations=given["quants"] or DEFAULT_QUANTIZATIONS,
+        version=given["version"] or "0.1.0",
+        counter=given["counter"] or 1,
+        tensor_types=given["types"],
+        prompt=read_prompt(given["prompt"]) if given["prompt"] else None,
+        system=given["system"],
+        output_schema=read_json(given["schema"], limit=1 << 16) if given["schema"] else None,
+        licence=given["licence"],
+        threads=threads,
+        force=force,
+    )
+
+
+def _report(built: list[Built], as_json: bool) -> None:
+    from edgekit.cli.output import print_json, size, table
+
+    if as_json:
+        print_json([_as_json(one) for one in built])
+        return
+    rows = [
+        [str(one.folder), one.manifest.quantization, size(one.size), size(min(one.manifest.requirements.memory.values()))]
+        for one in built
+    ]
+    table(["bundle", "quantization", "artifact", "memory from"], rows)
+    timing = built[0].timing
+    click.echo(f"\nmerged and quantized in {timing.wall:.1f} s; try: edgekit run {built[0].folder} -p 'Hello'")
+
+
+def _as_json(one: Built) -> dict[str, Any]:
+    return {
+        "bundle": str(one.folder),
+        "name": one.manifest.name,
+        "quantization": one.manifest.quantization,
+        "size": one.size,
+        "memory": one.manifest.requirements.memory,
+        "seconds": round(one.timing.wall, 3),
+    }

@@ -1,0 +1,154 @@
+"""edgekit.toml: what to build, so that a person and a CI job build the same."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from edgekit.errors import InputError
+from edgekit.files import read_bounded, read_json, read_text
+
+FILE = "edgekit.toml"
+DEFAULT_QUANTIZATIONS = ("Q4_K_M",)
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+@dataclass(frozen=True)
+class BuildSpec:
+    """Everything that decides a build's bytes, and where it goes."""
+
+    base: Path
+    out: Path
+    name: str
+    adapters: tuple[tuple[Path, float], ...] = ()
+    quantizations: tuple[str, ...] = DEFAULT_QUANTIZATIONS
+    version: str = "0.1.0"
+    counter: int = 1
+    tensor_types: tuple[str, ...] = ()
+    prompt: str | None = None
+    system: str | None = None
+    output_schema: Mapping[str, Any] | None = field(default=None, hash=False)
+    licence: str | None = None
+    threads: int | None = None
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise InputError("not a name for a bundle", found=self.name, expected="letters, digits, dot, dash")
+        if self.prompt is not None and "{text}" not in self.prompt:
+            raise InputError(
+                "the prompt template has no place for the input", found=self.prompt[:80], expected="{text} in it"
+            )
+        if not self.quantizations:
+            raise InputError("no quantization was named", expected="at least one, such as Q4_K_M")
+        if self.threads is not None and self.threads < 1:
+            raise InputError("a build needs a thread", found=self.threads, expected="at least 1")
+
+
+class _AdapterEntry(msgspec.Struct, forbid_unknown_fields=True):
+    path: str
+    weight: float = 1.0
+
+
+class _Prompt(msgspec.Struct, forbid_unknown_fields=True):
+    template: str | None = None
+    file: str | None = None
+    system: str | None = None
+    schema: str | None = None
+
+
+class _Project(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
+    base: str
+    version: str = "0.1.0"
+    counter: int = 1
+    out: str = "dist"
+    quantizations: tuple[str, ...] = DEFAULT_QUANTIZATIONS
+    licence: str | None = None
+    adapters: list[_AdapterEntry] = []
+    prompt: _Prompt = msgspec.field(default_factory=_Prompt)
+    tensor_types: dict[str, str] = {}
+
+
+def read_project(path: Path, *, force: bool = False, threads: int | None = None) -> BuildSpec:
+    """Decode a project file; paths in it are relative to it. ``InputError`` names the key that is wrong."""
+    try:
+        project = msgspec.toml.decode(read_bounded(path, limit=1 << 20), type=_Project)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise InputError(
+            "can't read the project file", path=path, found=str(error), next_step="edgekit init shows every key"
+        ) from error
+    folder, prompt = path.parent, project.prompt
+    if prompt.template and prompt.file:
+        raise InputError("the prompt is given twice", path=path, found="template and file", expected="one of them")
+    return BuildSpec(
+        base=folder / project.base,
+        out=folder / project.out,
+        name=project.name,
+        adapters=tuple((folder / entry.path, entry.weight) for entry in project.adapters),
+        quantizations=project.quantizations,
+        version=project.version,
+        counter=project.counter,
+        tensor_types=tuple(f"{pattern}={kind}" for pattern, kind in project.tensor_types.items()),
+        prompt=read_prompt(folder / prompt.file) if prompt.file else prompt.template,
+        system=prompt.system,
+        output_schema=read_json(folder / prompt.schema, limit=1 << 16) if prompt.schema else None,
+        licence=project.licence,
+        threads=threads,
+        force=force,
+    )
+
+
+def read_prompt(path: Path) -> str:
+    """A prompt template file, without the line end that editors put at its end."""
+    return read_text(path).rstrip("\n")
+
+
+def parse_adapter(text: str) -> tuple[Path, float]:
+    """``DIR`` or ``DIR:WEIGHT``."""
+    folder, colon, weight = text.rpartition(":")
+    if not colon or Path(text).exists():
+        return Path(text), 1.0
+    try:
+        value = float(weight)
+    except ValueError:
+        return Path(text), 1.0
+    if not -1e6 < value < 1e6:
+        raise InputError("an adapter's weight is out of range", found=weight, expected="a number such as 0.5")
+    return Path(folder), value
+
+
+TEMPLATE = """\
+# What `edgekit build` makes here. Paths are relative to this file.
+
+name = "{name}"
+version = "0.1.0"
+counter = 1                      # counts releases up; devices refuse to go back
+base = "{base}"                  # folder of a Hugging Face checkpoint (safetensors)
+out = "dist"                     # one bundle per quantization: dist/{name}-q4_k_m, …
+quantizations = ["Q4_K_M", "Q8_0"]
+# licence = "Apache-2.0"         # of the result; it goes into the manifest
+
+[[adapters]]                     # repeat for several; leave out to package the base alone
+path = "{adapter}"
+weight = 1.0
+
+[prompt]
+# template = "Extract people and date:\\n{{text}}"   # what `extract` asks; {{text}} is the input
+# file = "prompt.txt"                              # or from a file
+# system = "You answer with JSON."
+# schema = "schema.json"                           # JSON Schema that answers must satisfy
+
+# [tensor_types]                 # override the preset: regex on GGUF tensor names = type
+# "ffn_down" = "q8_0"
+"""
+
+
+def template(name: str, base: str, adapter: str) -> str:
+    """A commented project file."""
+    return TEMPLATE.format(name=name, base=base, adapter=adapter)

@@ -1,0 +1,130 @@
+"""Steps of a build that run in a process of their own: llama.cpp aborts where Python would raise.
+
+A request comes as JSON on standard input, the answer goes to standard output: ``python -m edgekit.worker``.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+
+from edgekit.errors import EdgekitError, InputError
+from edgekit.golden import Golden
+
+TIMEOUT = 1800
+"""Seconds that a step may take: a large model is read from a slow disk once."""
+
+
+class Prove(msgspec.Struct, tag=True):
+    """Tokenize texts with the artifact's vocabulary and with tokenizer.json."""
+
+    artifact: str
+    tokenizer: str
+    texts: list[str]
+
+
+class Record(msgspec.Struct, tag=True):
+    """Load the artifact and run the golden probes."""
+
+    artifact: str
+    threads: int
+    prompt: str | None
+
+
+class Proved(msgspec.Struct, tag=True):
+    """The first text whose ids differ, if any, and the ids that end an answer."""
+
+    mismatch: tuple[str, list[int], list[int]] | None
+    mismatches: int
+    end_ids: list[int]
+
+
+class Recorded(msgspec.Struct, tag=True):
+    """The golden probes' answers."""
+
+    golden: Golden
+
+
+class Failed(msgspec.Struct, tag=True):
+    """An error of edgekit's in the step."""
+
+    message: str
+
+
+def run(request: Prove | Record) -> Proved | Recorded:
+    """Run one step in a child; a child that dies is an ``InputError`` with the end of what it said."""
+    done = subprocess.run(
+        [sys.executable, "-m", "edgekit.worker"],
+        input=msgspec.json.encode(request),
+        capture_output=True,
+        timeout=TIMEOUT,
+        check=False,
+    )
+    if done.returncode != 0:
+        lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
+        raise InputError(
+            "llama.cpp can't load what was built from this checkpoint",
+            path=request.artifact,
+            found="; ".join(lines[-2:]) or f"the step ended with status {done.returncode}",
+            expected="a sound model and tokenizer",
+        )
+    answer = msgspec.json.decode(done.stdout, type=Proved | Recorded | Failed)
+    if isinstance(answer, Failed):
+        raise InputError(answer.message)
+    return answer
+
+
+def _prove(request: Prove) -> Proved:
+    import tokenizers
+
+    from edgekit.runtimes.llamacpp import LlamaCppEngine
+
+    try:
+        ours = tokenizers.Tokenizer.from_file(request.tokenizer)
+    except BaseException as error:  # noqa: B036 - tokenizers raises bare Exception, or a panic that isn't even one
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
+        raise InputError("tokenizers can't read it", path=request.tokenizer, found=str(error)) from error
+    ours.no_padding()
+    ours.no_truncation()
+    first, count = None, 0
+    engine = LlamaCppEngine(Path(request.artifact), vocab_only=True)
+    try:
+        for text in request.texts:
+            expected = ours.encode(text, add_special_tokens=False).ids
+            found = engine.tokenize(text, special=True)
+            if found != expected:
+                count += 1
+                first = first or (text, expected, found)
+        return Proved(first, count, sorted(engine.eos_ids))
+    finally:
+        engine.close()
+
+
+def _record(request: Record) -> Recorded:
+    from edgekit import golden
+    from edgekit.runtimes.llamacpp import LlamaCppEngine, LlamaCppOptions
+
+    engine = LlamaCppEngine(Path(request.artifact), LlamaCppOptions(n_ctx=512, threads=request.threads))
+    try:
+        return Recorded(golden.record(engine, request.prompt))
+    finally:
+        engine.close()
+
+
+def main() -> None:
+    """Read a request, do it, write the answer."""
+    request = msgspec.json.decode(sys.stdin.buffer.read(), type=Prove | Record)
+    answer: Proved | Recorded | Failed
+    try:
+        answer = _prove(request) if isinstance(request, Prove) else _record(request)
+    except EdgekitError as error:
+        answer = Failed(str(error))
+    sys.stdout.buffer.write(msgspec.json.encode(answer))
+
+
+if __name__ == "__main__":
+    main()
