@@ -54,7 +54,9 @@ def check_kind(config: Mapping[str, Any], path: Path) -> None:
     for option, value in config.items():
         if option in HARMLESS or not value:
             continue
-        reason = REFUSED.get(option, "edgekit doesn't know this option; it won't guess what it means for a merge")
+        reason = REFUSED.get(
+            option, "edgekit doesn't know this option; it won't guess what it means for a merge"
+        )
         raise AdapterError(reason, path=path, found=f"{option} = {str(value)[:80]}", expected=f"no {option}")
     start = str(config.get("init_lora_weights") or "").lower()
     if start.startswith(REWRITES_BASE):
@@ -65,14 +67,18 @@ def check_kind(config: Mapping[str, Any], path: Path) -> None:
             next_step="save it with PEFT's path_initial_model_for_weight_conversion, which makes it a plain LoRA",
         )
     if config.get("bias", "none") != "none":
-        raise AdapterError("trained biases are not supported yet", path=path, found=f"bias = {config['bias']}")
+        raise AdapterError(
+            "trained biases are not supported yet", path=path, found=f"bias = {config['bias']}"
+        )
     _check_values(config, path)
 
 
 def _check_values(config: Mapping[str, Any], path: Path) -> None:
     def need(name: str, good: bool, expected: str) -> None:
         if not good:
-            raise AdapterError(f"{name} is unsound", path=path, found=str(config.get(name))[:80], expected=expected)
+            raise AdapterError(
+                f"{name} is unsound", path=path, found=str(config.get(name))[:80], expected=expected
+            )
 
     need("r", type(config.get("r")) is int and config["r"] > 0, "a positive whole number")
     need("lora_alpha", _is_number(config.get("lora_alpha")), "a number")

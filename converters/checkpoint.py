@@ -28,11 +28,12 @@ class Checkpoint:
         self.config: Mapping[str, Any] = read_config(folder)
         self.files: list[SafetensorsFile] = []
         self._places: dict[str, tuple[SafetensorsFile, Extent]] = {}
+        self._scales: dict[str, Scale] = {}
         try:
             for path in shard_paths(folder):
                 self._add(SafetensorsFile(path))
             self._check_index()
-            self._scales = self._read_scales()
+            self._read_scales()
         except BaseException:
             self.close()
             raise
@@ -63,10 +64,10 @@ class Checkpoint:
         offset, nbytes = self._range(extent, start, stop)
         flat = out.reshape(-1)
         if info.dtype == "F32":
-            file.read_into(offset, memoryview(flat.view(np.uint8)))
+            file.read_into(offset, flat.view(np.uint8).data)
         else:
             raw = scratch(nbytes)
-            file.read_into(offset, memoryview(raw))
+            file.read_into(offset, raw.data)
             widen(raw, info.dtype, flat)
         if name in self._scales:
             self._scales[name].apply(out, start)
@@ -91,7 +92,9 @@ class Checkpoint:
         for name, extent in file.tensors.items():
             if name in self._places:
                 raise InputError(
-                    f"tensor {name!r} is there twice", path=file.path, found=f"also in {self._places[name][0].path}"
+                    f"tensor {name!r} is there twice",
+                    path=file.path,
+                    found=f"also in {self._places[name][0].path}",
                 )
             if extent.info.dtype not in FLOATS and not name.endswith(IGNORED_SUFFIXES):
                 raise UnsupportedModelError(
@@ -110,7 +113,9 @@ class Checkpoint:
             return
         for name, shard in read_json(index)["weight_map"].items():
             if name not in self._places or self._places[name][0].path.name != Path(shard).name:
-                raise InputError(f"tensor {name!r} is not in the shard that the index names", path=index, found=shard)
+                raise InputError(
+                    f"tensor {name!r} is not in the shard that the index names", path=index, found=shard
+                )
 
     def _is_scale(self, name: str) -> bool:
         if name.endswith(IGNORED_SUFFIXES):
@@ -119,9 +124,9 @@ class Checkpoint:
             name.endswith(suffix) and name.removesuffix(suffix) in self._places for suffix in SCALE_SUFFIXES
         )
 
-    def _read_scales(self) -> dict[str, Scale]:
+    def _read_scales(self) -> None:
+        """Find the scale of every 8-bit float weight; they are small and kept."""
         scales = {}
-        self._scales: dict[str, Scale] = {}
         for name, (file, extent) in self._places.items():
             if not extent.info.dtype.startswith("F8") or self._is_scale(name):
                 continue
@@ -135,7 +140,7 @@ class Checkpoint:
                     next_step="use the 16-bit checkpoint that this one was made from",
                 )
             scales[name] = make_scale(self.read(beside), extent.info, name, file.path, self.config)
-        return scales
+        self._scales = scales
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -59,7 +59,9 @@ class Scale:
             chunk *= self.values[rows][:, columns]
 
 
-def make_scale(values: Float32, weight: TensorInfo, name: str, path: Path, config: Mapping[str, Any]) -> Scale:
+def make_scale(
+    values: Float32, weight: TensorInfo, name: str, path: Path, config: Mapping[str, Any]
+) -> Scale:
     """The scale as it applies to ``weight``; a shape that fits no known layout is an ``InputError``."""
     if values.size == 1:
         return Scale(values, None)

@@ -97,7 +97,9 @@ class Merged:
             module, _, parameter = tensor.rpartition(".")
             name = self._name(module, parameter)
             if weight != 1.0:
-                raise _refusal(adapter, [f"{tensor} was trained whole: it can't be merged with weight {weight}"])
+                raise _refusal(
+                    adapter, [f"{tensor} was trained whole: it can't be merged with weight {weight}"]
+                )
             if name in self._replaced:
                 raise _refusal(adapter, [f"{tensor} is replaced by {self._replaced[name][0].folder} too"])
             self._replaced[name] = (adapter, own)
@@ -117,7 +119,9 @@ class Merged:
         return np.ascontiguousarray(np.hstack(lefts)), np.ascontiguousarray(np.vstack(rights))
 
 
-def _read_own(adapter: Adapter, name: str, start: int = 0, stop: int | None = None, out: Float32 | None = None) -> Float32:
+def _read_own(
+    adapter: Adapter, name: str, start: int = 0, stop: int | None = None, out: Float32 | None = None
+) -> Float32:
     """Rows of one of the adapter's tensors in float32; ``AdapterError`` if they aren't finite."""
     extent = adapter.file.tensors[name]
     info = extent.info
@@ -126,7 +130,7 @@ def _read_own(adapter: Adapter, name: str, start: int = 0, stop: int | None = No
         out = np.empty((stop - start, *info.shape[1:]), np.float32)
     row_bytes = extent.nbytes // max(1, info.rows)
     raw = scratch((stop - start) * row_bytes)
-    adapter.file.read_into(extent.offset + start * row_bytes, memoryview(raw))
+    adapter.file.read_into(extent.offset + start * row_bytes, raw.data)
     if info.dtype == "F32":
         out.reshape(-1)[...] = raw.view("<f4")
     else:
@@ -172,7 +176,9 @@ def _saved_misfits(adapter: Adapter, base: TensorSource, tied: bool) -> list[str
         if name is None:
             problems.append(f"{tensor}: the base has no such tensor")
         elif adapter.info(own).shape != base.info(name).shape:
-            problems.append(f"{tensor}: saved as {adapter.info(own).shape}, the base has {base.info(name).shape}")
+            problems.append(
+                f"{tensor}: saved as {adapter.info(own).shape}, the base has {base.info(name).shape}"
+            )
     return problems
 
 

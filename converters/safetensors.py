@@ -92,7 +92,9 @@ def _read_header(descriptor: int, path: Path) -> dict[str, Extent]:
     header = parse_json(os.pread(descriptor, length, 8), path)
     header.pop("__metadata__", None)
     if len(header) > TENSOR_LIMIT:
-        raise InputError("too many tensors", path=path, found=f"{len(header):,}", expected=f"<= {TENSOR_LIMIT:,}")
+        raise InputError(
+            "too many tensors", path=path, found=f"{len(header):,}", expected=f"<= {TENSOR_LIMIT:,}"
+        )
     start = 8 + length
     tensors = {name: _extent(name, entry, start, size, path) for name, entry in header.items()}
     _check_layout(tensors, start, size, path)

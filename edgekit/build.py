@@ -210,7 +210,13 @@ def _manifest(inputs: Opened, plan: Plan, folder: Path, provenance: bundle.Prove
 
 def _provenance(inputs: Opened) -> bundle.Provenance:
     """Digests of everything that was read, and the tools' versions."""
-    beside = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+    beside = (
+        "config.json",
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "chat_template.jinja",
+    )
     base_files = [inputs.base.folder / name for name in beside] + [file.path for file in inputs.base.files]
     adapters = [
         _source(adapter.folder, [adapter.folder / "adapter_config.json", adapter.file.path], weight)
@@ -265,4 +271,3 @@ def _disk_error(error: OSError, out: Path) -> EdgekitError:
         found=os.strerror(error.errno) if error.errno else str(error),
         next_step="free space on the disk, or choose another folder with -o",
     )
-

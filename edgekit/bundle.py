@@ -16,11 +16,7 @@ SCHEMA_VERSION = 1
 MANIFEST, GOLDEN, SIGNATURE = "manifest.json", "golden.json", "signature.json"
 
 
-class Strict(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """A part of the manifest: a key that isn't known is an error."""
-
-
-class File(Strict):
+class File(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """A file by its name in the bundle (or checkpoint), its bytes and its SHA-256."""
 
     path: str
@@ -28,7 +24,7 @@ class File(Strict):
     sha256: str
 
 
-class Source(Strict):
+class Source(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """A checkpoint or adapter that went in."""
 
     name: str
@@ -36,7 +32,7 @@ class Source(Strict):
     weight: float | None = None
 
 
-class Provenance(Strict):
+class Provenance(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """What the artifact was made from, and with what."""
 
     base: Source
@@ -46,7 +42,7 @@ class Provenance(Strict):
     licence: str | None = None
 
 
-class Requirements(Strict):
+class Requirements(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """What running it takes: bytes of memory by context length, CPU instructions, and the runtime."""
 
     memory: dict[str, int]
@@ -54,7 +50,7 @@ class Requirements(Strict):
     instruction_sets: list[str] = []
 
 
-class Manifest(Strict):
+class Manifest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """manifest.json: what the bundle is, holds, came from and needs."""
 
     schema_version: int
@@ -89,7 +85,11 @@ class Bundle:
             raise BundleError(
                 "not a bundle",
                 path=folder,
-                found="nothing" if not folder.exists() else "a file" if folder.is_file() else f"no {MANIFEST}",
+                found="nothing"
+                if not folder.exists()
+                else "a file"
+                if folder.is_file()
+                else f"no {MANIFEST}",
                 expected=f"a folder with {MANIFEST}, as edgekit build makes it",
             )
         bundle = cls(folder, read_manifest(folder))
@@ -112,7 +112,9 @@ class Bundle:
         """The model file."""
         name = next((file for file in self.manifest.files if file.path.endswith(".gguf")), None)
         if name is None:
-            raise BundleError("no artifact that this version runs", path=self.folder, found=self.manifest.format)
+            raise BundleError(
+                "no artifact that this version runs", path=self.folder, found=self.manifest.format
+            )
         return self.path_of(name)
 
     def path_of(self, file: File) -> Path:
@@ -120,7 +122,9 @@ class Bundle:
         try:
             return inside(self.folder, file.path)
         except InputError as error:
-            raise BundleError(error.what, path=error.path, found=error.found, expected=error.expected) from error
+            raise BundleError(
+                error.what, path=error.path, found=error.found, expected=error.expected
+            ) from error
 
     def problems(self) -> list[str]:
         """What ``edgekit verify`` finds: digests that differ, and files that the manifest doesn't list."""
@@ -128,12 +132,16 @@ class Bundle:
         for file in self.manifest.files:
             digest = sha256(self.path_of(file))
             if digest != file.sha256:
-                found.append(f"{file.path}: its SHA-256 is {digest[:16]}…, the manifest says {file.sha256[:16]}…")
+                found.append(
+                    f"{file.path}: its SHA-256 is {digest[:16]}…, the manifest says {file.sha256[:16]}…"
+                )
         listed = {MANIFEST, SIGNATURE, *(file.path for file in self.manifest.files)}
         for path in sorted(self.folder.rglob("*")):
             name = path.relative_to(self.folder).as_posix()
             if path.is_symlink() or (not path.is_dir() and name not in listed):
-                found.append(f"{name}: {'a link' if path.is_symlink() else 'a stranger'}, not in the manifest")
+                found.append(
+                    f"{name}: {'a link' if path.is_symlink() else 'a stranger'}, not in the manifest"
+                )
         return found
 
 
@@ -149,7 +157,9 @@ def read_manifest(folder: Path) -> Manifest:
                 path=path,
                 found=f"schema_version {version}",
                 expected=str(SCHEMA_VERSION),
-                next_step="pip install --upgrade edgekit" if version > SCHEMA_VERSION else "build the bundle again",
+                next_step="pip install --upgrade edgekit"
+                if version > SCHEMA_VERSION
+                else "build the bundle again",
             )
         return msgspec.json.decode(data, type=Manifest)
     except (msgspec.DecodeError, RecursionError) as error:

@@ -22,7 +22,9 @@ def inside(folder: Path, name: str) -> Path:
     """
     path = folder / name
     if not name or "\0" in name or os.path.isabs(name) or ".." in Path(name).parts:
-        raise InputError("a path leaves its folder", path=folder, found=repr(name), expected="a name inside it")
+        raise InputError(
+            "a path leaves its folder", path=folder, found=repr(name), expected="a name inside it"
+        )
     real, root = path.resolve(), folder.resolve()
     allowed = [root, root.parent.parent / "blobs"] if root.parent.name == "snapshots" else [root]
     if not any(real.is_relative_to(place) for place in allowed):
@@ -68,7 +70,9 @@ def parse_json(data: bytes, path: Path) -> dict[str, Any]:
     try:
         value = json.loads(data, object_pairs_hook=_no_duplicates)
     except (ValueError, RecursionError) as error:
-        raise InputError("not readable as JSON", path=path, found=str(error), expected="one JSON object") from error
+        raise InputError(
+            "not readable as JSON", path=path, found=str(error), expected="one JSON object"
+        ) from error
     if not isinstance(value, dict):
         raise InputError("not a JSON object", path=path, found=type(value).__name__, expected="an object")
     return value

@@ -88,7 +88,9 @@ class _Reader:
     def string(self) -> str:
         length = self.scalar("Q")
         if length > STRING_LIMIT:
-            raise self.bad("a string in the GGUF header is too long", f"{length:,} bytes", f"<= {STRING_LIMIT:,}")
+            raise self.bad(
+                "a string in the GGUF header is too long", f"{length:,} bytes", f"<= {STRING_LIMIT:,}"
+            )
         return self.take(length).decode("utf-8", "replace")
 
     def value(self, kind: int) -> Any:
@@ -108,7 +110,9 @@ class _Reader:
             shown = min(length, SHOWN)
             return GgufArray(length, list(struct.unpack(f"<{shown}{_SCALARS[kind]}", piece[: shown * width])))
         if kind != _STRING or length > len(self.data):
-            raise self.bad("an array of unknown type or impossible length", f"type {kind}, {length:,} elements")
+            raise self.bad(
+                "an array of unknown type or impossible length", f"type {kind}, {length:,} elements"
+            )
         first = [self.string() for _ in range(min(length, SHOWN))]
         unpack, data, position = struct.Struct("<Q").unpack_from, self.data, self.position
         end = len(data) - 8
@@ -127,7 +131,9 @@ class _Reader:
         if version not in {2, 3}:
             raise self.bad("a GGUF version that isn't read", version, "2 or 3")
         if tensors > TENSOR_LIMIT or keys > KEY_LIMIT:
-            raise self.bad("too many tensors or keys", f"{tensors:,} and {keys:,}", f"{TENSOR_LIMIT:,}, {KEY_LIMIT:,}")
+            raise self.bad(
+                "too many tensors or keys", f"{tensors:,} and {keys:,}", f"{TENSOR_LIMIT:,}, {KEY_LIMIT:,}"
+            )
         values: dict[str, Any] = {}
         for _ in range(keys):
             key = self.string()
@@ -176,5 +182,7 @@ class _Reader:
             end = tensor.offset + tensor.nbytes
             if end > self.size:
                 raise self.bad(
-                    f"tensor {tensor.name!r} lies outside the file", f"an end at byte {end:,}", f"<= {self.size:,}"
+                    f"tensor {tensor.name!r} lies outside the file",
+                    f"an end at byte {end:,}",
+                    f"<= {self.size:,}",
                 )

@@ -84,7 +84,7 @@ def record(engine: Engine, task_prompt: str | None = None) -> Golden:
         chats.append([{"role": "user", "content": task_prompt.replace("{text}", TEXTS[1])}])
     tokens = [Tokens(text, engine.tokenize(text, special=False)) for text in TEXTS]
     prompts = [prompt for chat in chats if (prompt := _render(engine, chat))]
-    runs = [entry.ids for entry in (*tokens, *prompts)]
+    runs = [*(entry.ids for entry in tokens), *(prompt.ids for prompt in prompts)]
     return Golden(tokens, prompts, [Logits(ids, _top(engine, ids)) for ids in runs])
 
 

@@ -39,10 +39,14 @@ class BuildSpec:
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
-            raise InputError("not a name for a bundle", found=self.name, expected="letters, digits, dot, dash")
+            raise InputError(
+                "not a name for a bundle", found=self.name, expected="letters, digits, dot, dash"
+            )
         if self.prompt is not None and "{text}" not in self.prompt:
             raise InputError(
-                "the prompt template has no place for the input", found=self.prompt[:80], expected="{text} in it"
+                "the prompt template has no place for the input",
+                found=self.prompt[:80],
+                expected="{text} in it",
             )
         if not self.quantizations:
             raise InputError("no quantization was named", expected="at least one, such as Q4_K_M")
@@ -81,11 +85,16 @@ def read_project(path: Path, *, force: bool = False, threads: int | None = None)
         project = msgspec.toml.decode(read_bounded(path, limit=1 << 20), type=_Project)
     except (msgspec.DecodeError, RecursionError) as error:
         raise InputError(
-            "can't read the project file", path=path, found=str(error), next_step="edgekit init shows every key"
+            "can't read the project file",
+            path=path,
+            found=str(error),
+            next_step="edgekit init shows every key",
         ) from error
     folder, prompt = path.parent, project.prompt
     if prompt.template and prompt.file:
-        raise InputError("the prompt is given twice", path=path, found="template and file", expected="one of them")
+        raise InputError(
+            "the prompt is given twice", path=path, found="template and file", expected="one of them"
+        )
     return BuildSpec(
         base=folder / project.base,
         out=folder / project.out,

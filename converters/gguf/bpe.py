@@ -79,7 +79,10 @@ def _check_kind(tokenizer: _Tokenizer, path: Path) -> str:
         )
     if tokenizer.normalizer and tokenizer.normalizer.get("type") != "NFC":
         raise UnsupportedModelError(
-            "llama.cpp doesn't run this normalizer", path=path, found=tokenizer.normalizer.get("type"), expected="none"
+            "llama.cpp doesn't run this normalizer",
+            path=path,
+            found=tokenizer.normalizer.get("type"),
+            expected="none",
         )
     pre = pretokenizers.find(tokenizer.pre_tokenizer, bool(model.ignore_merges))
     if pre is None:
@@ -123,7 +126,9 @@ def _check_distinct(tokens: list[str], path: Path) -> None:
         for index, token in enumerate(tokens):
             if first.setdefault(token, index) != index:
                 raise InputError(
-                    "two tokens have the same text", path=path, found=f"{token!r} at ids {first[token]} and {index}"
+                    "two tokens have the same text",
+                    path=path,
+                    found=f"{token!r} at ids {first[token]} and {index}",
                 )
     if "" in tokens:
         raise InputError("a token is empty", path=path, found=f"id {tokens.index('')}", expected="text")

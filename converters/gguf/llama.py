@@ -104,7 +104,11 @@ def _plain(source: TensorSource, name: str, gguf_name: str, shape: tuple[int, ..
 
 def _layer(source: TensorSource, layer: int) -> list[Mapped]:
     config = source.config
-    hidden, ffn, head_dim = whole(config, "hidden_size"), whole(config, "intermediate_size"), _head_dim(config)
+    hidden, ffn, head_dim = (
+        whole(config, "hidden_size"),
+        whole(config, "intermediate_size"),
+        _head_dim(config),
+    )
     heads, kv_heads = _heads(config)
     shapes = {
         "attn_norm": (hidden,),
@@ -156,7 +160,10 @@ def llama3_factors(scaling: Mapping[str, Any], head_dim: int) -> Float32:
     """Llama 3.1's divisors of each rotation frequency (transformers' _compute_llama3_parameters)."""
     base = np.float32(number(scaling, "rope_theta", 10_000.0))
     low, high = number(scaling, "low_freq_factor", 1.0), number(scaling, "high_freq_factor", 4.0)
-    factor, context = number(scaling, "factor", 8.0), number(scaling, "original_max_position_embeddings", 8192)
+    factor, context = (
+        number(scaling, "factor", 8.0),
+        number(scaling, "original_max_position_embeddings", 8192),
+    )
     if high <= low:
         raise unsupported("rope scaling with its bands swapped", f"{low} to {high}", "low below high")
     frequencies = np.float32(1) / base ** (np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim))

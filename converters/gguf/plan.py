@@ -62,7 +62,11 @@ class Plan:
                 writer.add_key_value(entry.key, entry.value, entry.kind)
         for tensor in self.tensors:
             writer.add_tensor_info(
-                tensor.mapped.name, tensor.mapped.shape, np.dtype(np.float32), tensor.nbytes, raw_dtype=tensor.kind
+                tensor.mapped.name,
+                tensor.mapped.shape,
+                np.dtype(np.float32),
+                tensor.nbytes,
+                raw_dtype=tensor.kind,
             )
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
@@ -112,4 +116,4 @@ def _entries(layout: Layout, preset: presets.Preset) -> list[Entry]:
 
 
 def _padded(nbytes: int) -> int:
-    return -(-nbytes // GGUF_DEFAULT_ALIGNMENT) * GGUF_DEFAULT_ALIGNMENT
+    return -(-nbytes // int(GGUF_DEFAULT_ALIGNMENT)) * int(GGUF_DEFAULT_ALIGNMENT)

@@ -54,7 +54,14 @@ PRESETS = {
 }
 _ALIASES = {"Q5_K": "Q5_K_M", "Q4_K": "Q4_K_M", "Q3_K": "Q3_K_M"}
 
-FALLBACKS = {Q.IQ4_XS: Q.IQ4_NL, Q.Q2_K: Q.Q4_0, Q.Q3_K: Q.Q4_0, Q.Q4_K: Q.Q5_0, Q.Q5_K: Q.Q5_1, Q.Q6_K: Q.Q8_0}
+FALLBACKS = {
+    Q.IQ4_XS: Q.IQ4_NL,
+    Q.Q2_K: Q.Q4_0,
+    Q.Q3_K: Q.Q4_0,
+    Q.Q4_K: Q.Q5_0,
+    Q.Q5_K: Q.Q5_1,
+    Q.Q6_K: Q.Q8_0,
+}
 """For rows that don't divide by the 256 of these types' blocks: a type with blocks of 32."""
 
 OVERRIDE_TYPES = {preset.default.name: preset.default for preset in PRESETS.values()}
@@ -130,7 +137,7 @@ def order(names: Iterable[str]) -> list[str]:
 def row_bytes(kind: Q, columns: int) -> int:
     """Bytes that one row takes in a type."""
     elements, nbytes = GGML_QUANT_SIZES[kind]
-    return columns // elements * nbytes
+    return int(columns // elements * nbytes)
 
 
 def assign(

@@ -24,8 +24,8 @@ SPACES = (
     "\n \n\n \n\n\n \t \t\t \t\n  \n   \n    \n     \n", "",
 )  # fmt: skip
 CODE = (
-    "def f(x: int) -> str:\n    if x >= 10:\n        return f\"{x!r}\"  # comment\n\n\tpass\n",
-    "#include <stdio.h>\nint main(void) { printf(\"%d\\n\", a[i]++ && !b); return 0; }",
+    'def f(x: int) -> str:\n    if x >= 10:\n        return f"{x!r}"  # comment\n\n\tpass\n',
+    '#include <stdio.h>\nint main(void) { printf("%d\\n", a[i]++ && !b); return 0; }',
     '{"people":"2 adults","date":null,"time":"7:30 pm","tags":["a","b"],"n":-1.5e3}',
     "<html><body class=\"x\">&amp;</body></html> SELECT * FROM t WHERE a='b'; $PATH=~/bin:/usr && ls -la | grep \\.py$",
     "''''''```````\"\"\"\"......!!!!!!?????? ------======= ~~~~ *** ___ <<<>>> ((([[[{{{ \\\\ // :: ;; ,,",

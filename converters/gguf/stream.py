@@ -84,12 +84,20 @@ def _reserve(descriptor: int, size: int) -> None:
 
 def _disk_error(path: Path, error: OSError) -> InputError:
     return InputError(
-        "writing failed", path=path, found=error.strerror, next_step="free space on the disk, or choose another one"
+        "writing failed",
+        path=path,
+        found=error.strerror,
+        next_step="free space on the disk, or choose another one",
     )
 
 
 def write(
-    plans: Sequence[Plan], paths: Sequence[Path], threads: int, *, prove: Prove | None = None, report: Report | None = None
+    plans: Sequence[Plan],
+    paths: Sequence[Path],
+    threads: int,
+    *,
+    prove: Prove | None = None,
+    report: Report | None = None,
 ) -> Timing:
     """Write a file for every plan in one pass over their common source.
 
@@ -202,7 +210,11 @@ class _Worker:
         return rows.reshape(-1, columns)
 
     def _pack(
-        self, output: Output, placed: Placed, chunk: Chunk, rows: np.ndarray[tuple[int, int], np.dtype[np.float32]]
+        self,
+        output: Output,
+        placed: Placed,
+        chunk: Chunk,
+        rows: np.ndarray[tuple[int, int], np.dtype[np.float32]],
     ) -> float:
         """Quantize and write one chunk for one file; returns the seconds spent in the quantizer."""
         nbytes = len(rows) * placed.row_bytes
@@ -219,7 +231,7 @@ class _Worker:
                 next_step="check the checkpoint and the adapter; for F16, try BF16",
             )
         first = chunk.start if len(placed.mapped.shape) > 1 else 0
-        output.write(placed, first, memoryview(self.packed[:nbytes]))
+        output.write(placed, first, self.packed[:nbytes].data)
         return spent
 
 

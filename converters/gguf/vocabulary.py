@@ -13,7 +13,14 @@ from edgekit.converters.gguf.family import ARRAY, BOOL, STRING, U32, Entry
 from edgekit.errors import InputError
 from edgekit.files import inside, read_json, read_text
 
-SPECIALS = {"bos": "bos", "eos": "eos", "unk": "unknown", "sep": "seperator", "pad": "padding", "mask": "mask"}
+SPECIALS = {
+    "bos": "bos",
+    "eos": "eos",
+    "unk": "unknown",
+    "sep": "seperator",
+    "pad": "padding",
+    "mask": "mask",
+}
 """tokenizer_config.json's names and GGUF's (which spells separator so)."""
 
 
@@ -64,7 +71,10 @@ class Surroundings:
     def read(cls, folder: Path, config: Mapping[str, Any]) -> Surroundings:
         """Read them from a checkpoint's folder."""
         return cls(
-            folder, _optional(folder, "tokenizer_config.json"), _optional(folder, "generation_config.json"), config
+            folder,
+            _optional(folder, "tokenizer_config.json"),
+            _optional(folder, "generation_config.json"),
+            config,
         )
 
     def special_ids(self, added: Mapping[str, int], size: int) -> dict[str, int]:
@@ -102,7 +112,9 @@ class Surroundings:
             template = named.get("default") or next(iter(named.values()), None)
         if template is not None and not isinstance(template, str):
             raise InputError(
-                "the chat template is not text", path=self.folder / "tokenizer_config.json", found=type(template).__name__
+                "the chat template is not text",
+                path=self.folder / "tokenizer_config.json",
+                found=type(template).__name__,
             )
         return template
 

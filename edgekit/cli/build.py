@@ -22,9 +22,13 @@ Examples:
 
 @click.command("build", epilog=EPILOG)
 @click.argument("base", required=False, type=click.Path(path_type=Path))
-@click.option("--adapter", "adapters", multiple=True, metavar="DIR[:WEIGHT]", help="LoRA adapter; repeatable.")
+@click.option(
+    "--adapter", "adapters", multiple=True, metavar="DIR[:WEIGHT]", help="LoRA adapter; repeatable."
+)
 @click.option("--quant", "quants", multiple=True, metavar="TYPE", help="Q4_K_M, Q8_0, F16, …; repeatable.")
-@click.option("--tensor-type", "types", multiple=True, metavar="REGEX=TYPE", help="Override some tensors' type.")
+@click.option(
+    "--tensor-type", "types", multiple=True, metavar="REGEX=TYPE", help="Override some tensors' type."
+)
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Folder for the bundles.  [default: dist]")
 @click.option("--name", help="Bundles are named NAME-quant.  [default: the adapter's or base's folder]")
 @click.option("--version", "version", help="Version for the manifest.")
@@ -34,10 +38,14 @@ Examples:
 @click.option("--schema", type=click.Path(path_type=Path), help="JSON Schema for the output.")
 @click.option("--licence", help="Licence of the result, for the manifest.")
 @click.option("--project", type=click.Path(path_type=Path), help="Project file.  [default: edgekit.toml]")
-@click.option("--threads", type=click.IntRange(1), help="Threads to quantize with.  [default: physical cores]")
+@click.option(
+    "--threads", type=click.IntRange(1), help="Threads to quantize with.  [default: physical cores]"
+)
 @click.option("--force", is_flag=True, help="Replace bundles that exist.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def command(base: Path | None, as_json: bool, force: bool, threads: int | None, project: Path | None, **given: Any) -> None:
+def command(
+    base: Path | None, as_json: bool, force: bool, threads: int | None, project: Path | None, **given: Any
+) -> None:
     """Merge adapters into BASE, quantize, and pack one bundle per quantization."""
     from edgekit.build import build
     from edgekit.cli.output import bars
@@ -90,12 +98,19 @@ def _report(built: list[Built], as_json: bool) -> None:
         print_json([_as_json(one) for one in built])
         return
     rows = [
-        [str(one.folder), one.manifest.quantization, size(one.size), size(min(one.manifest.requirements.memory.values()))]
+        [
+            str(one.folder),
+            one.manifest.quantization,
+            size(one.size),
+            size(min(one.manifest.requirements.memory.values())),
+        ]
         for one in built
     ]
     table(["bundle", "quantization", "artifact", "memory from"], rows)
     timing = built[0].timing
-    click.echo(f"\nmerged and quantized in {timing.wall:.1f} s; try: edgekit run {built[0].folder} -p 'Hello'")
+    click.echo(
+        f"\nmerged and quantized in {timing.wall:.1f} s; try: edgekit run {built[0].folder} -p 'Hello'"
+    )
 
 
 def _as_json(one: Built) -> dict[str, Any]:

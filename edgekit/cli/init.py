@@ -11,7 +11,9 @@ import click
 @click.option("--name", default="my-model", show_default=True, help="Name of the bundles.")
 @click.option("--base", default="base", show_default=True, help="Folder of the base checkpoint.")
 @click.option("--adapter", default="adapter", show_default=True, help="Folder of the LoRA adapter.")
-@click.option("-o", "--out", type=click.Path(path_type=Path), default=Path("edgekit.toml"), help="File to write.")
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path), default=Path("edgekit.toml"), help="File to write."
+)
 @click.option("--force", is_flag=True, help="Replace a file that exists.")
 def command(name: str, base: str, adapter: str, out: Path, force: bool) -> None:
     """Write a commented edgekit.toml, which `edgekit build` then reads."""

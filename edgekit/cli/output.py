@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 
+PIPE_WIDTH = 120
+"""Columns of a table that goes to a file or a pipe."""
+
+
 def size(nbytes: float) -> str:
     """Bytes as people say them: 4.79 MB."""
     for unit in ("B", "kB", "MB", "GB"):
@@ -30,13 +34,23 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str |
     from rich.console import Console
     from rich.table import Table
 
-    drawn = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    drawn = Table(
+        title=title,
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+        header_style="bold",
+        show_header=any(columns),
+    )
     for index, column in enumerate(columns):
         figures = index > 0 and all(row[index][:1].isdigit() or row[index] in {"", "-"} for row in rows)
         drawn.add_column(column, justify="right" if figures else "left", overflow="fold")
     for row in rows:
         drawn.add_row(*row)
-    Console(highlight=False, markup=False, soft_wrap=False).print(drawn)
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console.width = PIPE_WIDTH
+    console.print(drawn)
 
 
 def print_json(value: Any) -> None:
@@ -68,7 +82,14 @@ class Bars(Listener):
 def bars() -> Iterator[Listener]:
     """Progress bars on a terminal; on anything else one line per stage."""
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
 
     console = Console(stderr=True)
     if not console.is_terminal:

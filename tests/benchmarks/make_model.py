@@ -81,7 +81,11 @@ def random_bf16(shapes: dict[str, tuple[int, ...]], seed: int, scale: float) -> 
         left = int(np.prod(shape))
         while left:
             count = min(left, 1 << 22)
-            values = np.ones(count, np.float32) if "norm" in name else rng.standard_normal(count, np.float32) * scale
+            values = (
+                np.ones(count, np.float32)
+                if "norm" in name
+                else rng.standard_normal(count, np.float32) * scale
+            )
             yield (values.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16).tobytes()
             left -= count
 
@@ -105,7 +109,12 @@ def tokenizer(vocabulary: int) -> dict[str, Any]:
          "normalized": False, "special": True}
         for i, text in enumerate(SPECIALS)
     ]  # fmt: skip
-    model = {"type": "BPE", "vocab": {t: i for i, t in enumerate(tokens)}, "merges": merges, "ignore_merges": True}
+    model = {
+        "type": "BPE",
+        "vocab": {t: i for i, t in enumerate(tokens)},
+        "merges": merges,
+        "ignore_merges": True,
+    }
     return {
         "version": "1.0", "added_tokens": added, "normalizer": None, "post_processor": None, "decoder": level,
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, level]}, "model": model,

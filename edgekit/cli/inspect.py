@@ -1,0 +1,139 @@
+"""edgekit inspect."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+EPILOG = """\b
+Examples:
+  edgekit inspect ./lora --base ./llama-3.2-1b     lint an adapter before a build
+  edgekit inspect dist/restaurant-q4_k_m
+  edgekit inspect model.gguf --json
+"""
+
+
+@click.command("inspect", epilog=EPILOG)
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--base", type=click.Path(path_type=Path), help="For an adapter: the base to check it against.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+def command(path: Path, base: Path | None, as_json: bool) -> None:
+    """Show what is inside PATH: a checkpoint, an adapter, a GGUF file or a bundle.
+
+    For an adapter with --base this is the lint: exit code 1 says that it would not merge.
+    """
+    from edgekit import describe
+    from edgekit.cli.output import print_json
+    from edgekit.errors import AdapterError
+
+    kind = describe.kind_of(path)
+    if base is not None and kind != "adapter":
+        raise click.UsageError(f"--base goes with an adapter; {path} is a {kind}")
+    if kind == "adapter":
+        found = describe.describe_adapter(path, base)
+    else:
+        look = {"bundle": describe.describe_bundle, "gguf": describe.describe_gguf}
+        found = look.get(kind, describe.describe_checkpoint)(path)
+    if as_json:
+        print_json(found)
+    else:
+        {"bundle": _bundle, "gguf": _gguf, "adapter": show_adapter, "checkpoint": _checkpoint}[kind](found)
+    if kind == "adapter" and found["problems"]:
+        raise AdapterError(
+            "the adapter would not merge", path=path, found=f"{len(found['problems'])} problem(s)"
+        )
+
+
+def _facts(rows: list[tuple[str, object]]) -> None:
+    from edgekit.cli.output import table
+
+    table(["", ""], [[name, str(value)] for name, value in rows if value not in (None, [], {}, "")])
+
+
+def _bundle(found: dict[str, Any]) -> None:
+    from edgekit.cli.output import size
+
+    memory = ", ".join(f"{context}: {size(nbytes)}" for context, nbytes in found["memory"].items())
+    rows = [
+        ("bundle", f"{found['name']} {found['version']} (release {found['counter']})"),
+        ("format", f"{found['format']} {found['quantization']}"),
+        ("files", ", ".join(f"{name} {size(nbytes)}" for name, nbytes in found["files"].items())),
+        ("base", found["base"]),
+        ("adapters", ", ".join(found["adapters"])),
+        ("licence", found["licence"]),
+        ("memory by context", memory),
+        ("prompt", found["prompt"]),
+        ("output fields", ", ".join((found["output_schema"] or {}).get("properties", {}))),
+        ("built with", ", ".join(f"{name} {version}" for name, version in found["tools"].items())),
+    ]
+    _facts(rows)
+    click.echo()
+    _gguf(found["artifact"])
+
+
+def _gguf(found: dict[str, Any]) -> None:
+    from edgekit.cli.output import size
+
+    types = ", ".join(f"{kind} {size(nbytes)}" for kind, nbytes in found["bytes_by_type"].items())
+    head = [
+        (
+            "gguf",
+            f"{size(found['size'])}, {found['tensors']} tensors, {found['bits_per_weight']} bits a weight",
+        ),
+        ("types", types),
+    ]
+    _facts([*head, *((key, _short(value)) for key, value in found["keys"].items())])
+
+
+def _checkpoint(found: dict[str, Any]) -> None:
+    from edgekit.cli.output import size
+
+    _facts(
+        [
+            ("checkpoint", f"{', '.join(found['architectures'])}, {found['parameters']:,} parameters"),
+            (
+                "tensors",
+                f"{found['tensors']}: " + ", ".join(f"{n} {dtype}" for dtype, n in found["dtypes"].items()),
+            ),
+            ("embeddings", "tied" if found["tied_embeddings"] else "untied"),
+            ("files", ", ".join(f"{name} {size(nbytes)}" for name, nbytes in found["files"].items())),
+            (
+                "converts to GGUF",
+                f"yes, pre-tokenizer {found['pre_tokenizer']}" if found["converts"] else "no",
+            ),
+            ("why not", found["why_not"]),
+        ]
+    )
+
+
+def show_adapter(found: dict[str, Any]) -> None:
+    """The lint as a table; problems in red below it."""
+    from edgekit.cli.output import table
+
+    fits = {None: "not checked; pass --base", True: f"yes: {found['checked_against']}", False: "no"}[
+        found["fits"]
+    ]
+    _facts(
+        [
+            ("adapter", f"{found['type']}, {found['parameters']:,} parameters"),
+            ("base it names", found["base_it_names"] or "none"),
+            ("fits", fits),
+            ("replaces whole", ", ".join(found["saved_whole"])),
+            ("notes", "; ".join(found["notes"])),
+        ]
+    )
+    click.echo()
+    rows = [
+        [t["module"], str(t["count"]), "×".join(map(str, t["shape"])), str(t["rank"]), f"{t['scale']:g}"]
+        for t in found["trains"]
+    ]
+    table(["trains", "modules", "shape", "rank", "scale"], rows)
+    for problem in found["problems"]:
+        click.echo(click.style("problem: ", fg="red") + problem)
+
+
+def _short(value: object) -> str:
+    text = str(value).replace("\n", "\\n")
+    return text if len(text) <= 90 else text[:87] + "…"

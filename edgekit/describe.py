@@ -1,0 +1,179 @@
+"""What is inside a bundle, a GGUF file, a checkpoint or an adapter: facts for `edgekit inspect`, never guesses."""
+
+from __future__ import annotations
+
+from collections import Counter
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgekit.bundle import MANIFEST, Bundle
+from edgekit.errors import InputError
+from edgekit.gguf_header import GgufArray, GgufHeader, read_header
+
+if TYPE_CHECKING:
+    from edgekit.converters.adapter import Adapter, Pair
+
+
+def kind_of(path: Path) -> str:
+    """bundle, gguf, adapter or checkpoint; ``InputError`` for anything else."""
+    if path.is_file():
+        return "gguf"
+    if not path.is_dir():
+        raise InputError("nothing is here", path=path, expected="a bundle, GGUF file, checkpoint or adapter")
+    for name, kind in (
+        (MANIFEST, "bundle"),
+        ("adapter_config.json", "adapter"),
+        ("config.json", "checkpoint"),
+    ):
+        if (path / name).exists():
+            return kind
+    raise InputError(
+        "neither a bundle, a checkpoint nor an adapter",
+        path=path,
+        expected=f"{MANIFEST}, config.json or adapter_config.json in it",
+    )
+
+
+def describe_bundle(path: Path) -> dict[str, Any]:
+    """Manifest in short, and what its artifact holds."""
+    bundle = Bundle.open(path)
+    manifest = bundle.manifest
+    return {
+        "kind": "bundle",
+        "name": manifest.name,
+        "version": manifest.version,
+        "counter": manifest.counter,
+        "format": manifest.format,
+        "quantization": manifest.quantization,
+        "files": {file.path: file.size for file in manifest.files},
+        "base": manifest.provenance.base.name,
+        "adapters": [f"{a.name} × {a.weight:g}" for a in manifest.provenance.adapters],
+        "licence": manifest.provenance.licence,
+        "tools": manifest.provenance.tools,
+        "memory": manifest.requirements.memory,
+        "prompt": manifest.prompt,
+        "output_schema": manifest.output_schema,
+        "artifact": describe_gguf(bundle.artifact),
+    }
+
+
+def describe_gguf(path: Path) -> dict[str, Any]:
+    """Keys and tensor types of a GGUF file, from its checked header."""
+    header = read_header(path)
+    by_type: Counter[str] = Counter()
+    for tensor in header.tensors:
+        by_type[tensor.kind] += tensor.nbytes
+    return {
+        "kind": "gguf",
+        "size": path.stat().st_size,
+        "tensors": len(header.tensors),
+        "bytes_by_type": dict(by_type.most_common()),
+        "keys": {key: _shown(value) for key, value in header.keys.items()},
+        "bits_per_weight": round(_bits(header), 2),
+    }
+
+
+def describe_checkpoint(path: Path) -> dict[str, Any]:
+    """What a checkpoint is, and whether it converts."""
+    from edgekit.converters.checkpoint import Checkpoint
+    from edgekit.converters.gguf import plan
+    from edgekit.errors import EdgekitError
+
+    checkpoint = Checkpoint(path)
+    try:
+        infos = [checkpoint.info(name) for name in checkpoint.names()]
+        found: dict[str, Any] = {
+            "kind": "checkpoint",
+            "architectures": checkpoint.config.get("architectures") or [],
+            "model_type": checkpoint.config.get("model_type"),
+            "parameters": sum(info.size for info in infos),
+            "tensors": len(infos),
+            "dtypes": dict(Counter(info.dtype for info in infos).most_common()),
+            "files": {file.path.name: file.path.stat().st_size for file in checkpoint.files},
+            "tied_embeddings": "lm_head.weight" not in checkpoint.names(),
+        }
+        try:
+            layout = plan.lay_out(checkpoint, path, path.name)
+            found |= {"converts": True, "pre_tokenizer": layout.vocabulary.pre, "why_not": None}
+        except EdgekitError as error:
+            found |= {"converts": False, "pre_tokenizer": None, "why_not": str(error)}
+        return found
+    finally:
+        checkpoint.close()
+
+
+def describe_adapter(path: Path, base: Path | None) -> dict[str, Any]:
+    """The lint: what an adapter trains, how strongly, the base it names, and what would not merge."""
+    from edgekit.converters.adapter import Adapter
+    from edgekit.converters.checkpoint import Checkpoint
+    from edgekit.converters.lora import misfits
+
+    adapter = Adapter(path)
+    try:
+        problems = list(adapter.problems)
+        if base is not None:
+            checkpoint = Checkpoint(base)
+            try:
+                problems += misfits(adapter, checkpoint)
+            finally:
+                checkpoint.close()
+        return {
+            "kind": "adapter",
+            "type": "rsLoRA" if adapter.config.get("use_rslora") else "LoRA",
+            "base_it_names": adapter.base_name,
+            "parameters": sum(extent.info.size for extent in adapter.file.tensors.values()),
+            "dtypes": dict(Counter(e.info.dtype for e in adapter.file.tensors.values())),
+            "trains": _trained(adapter),
+            "saved_whole": sorted(adapter.saved),
+            "checked_against": None if base is None else str(base),
+            "fits": None if base is None else not problems,
+            "problems": problems,
+            "notes": _notes(adapter),
+        }
+    finally:
+        adapter.close()
+
+
+def _trained(adapter: Adapter) -> list[dict[str, Any]]:
+    """Modules of one kind, rank and scale together."""
+    groups: dict[tuple[str, int, float], list[Pair]] = {}
+    for pair in adapter.pairs.values():
+        groups.setdefault((pair.module.rsplit(".", 1)[-1], pair.rank, pair.scale), []).append(pair)
+    return [
+        {
+            "module": kind,
+            "count": len(pairs),
+            "rank": rank,
+            "scale": round(scale, 6),
+            "shape": [adapter.info(pairs[0].b).shape[0], adapter.info(pairs[0].a).shape[1]],
+        }
+        for (kind, rank, scale), pairs in sorted(groups.items(), key=lambda item: item[0])
+    ]
+
+
+def _notes(adapter: Adapter) -> list[str]:
+    notes = []
+    name = (adapter.base_name or "").lower()
+    if any(mark in name for mark in ("4bit", "bnb", "-gptq", "-awq")):
+        notes.append(
+            "trained on a quantized base: it merges into the 16-bit one, with slightly other results"
+        )
+    if adapter.config.get("layers_to_transform") not in (None, []):
+        notes.append(f"only layers {adapter.config['layers_to_transform']}")
+    if adapter.saved:
+        notes.append(
+            "replaces whole tensors; tied embeddings become untied where only one of the two is replaced"
+        )
+    return notes
+
+
+def _bits(header: GgufHeader) -> float:
+    weights = sum(prod(tensor.dimensions) for tensor in header.tensors)
+    return 8 * sum(t.nbytes for t in header.tensors) / max(1, weights)
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, GgufArray):
+        return f"[{value.length:,} × {str(value.first[:3])[1:-1]}, …]" if value.length > 3 else value.first
+    return value
