@@ -17,7 +17,9 @@ class LlamaVocabulary:
         self._vocab = vocab = lib.llama_model_get_vocab(model)
         self.size: int = lib.llama_vocab_n_tokens(vocab)
         self._bytes: list[bytes | None] = [None] * self.size
-        attribute, control = lib.llama_vocab_get_attr, lib.LLAMA_TOKEN_ATTR_CONTROL
+        # The two kinds that llama_tokenize recognises in a text only when told to.
+        control = lib.LLAMA_TOKEN_ATTR_CONTROL | lib.LLAMA_TOKEN_ATTR_UNKNOWN
+        attribute = lib.llama_vocab_get_attr
         controls = [token for token in range(self.size) if attribute(vocab, token) & control]
         self.specials: Mapping[str, int] = {self._text(token): token for token in controls}
         # llama.cpp marks every end token as a control token, except where the header itself names another.

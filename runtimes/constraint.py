@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import llguidance
 import numpy as np
-from llguidance import TokenizerWrapper  # type: ignore[attr-defined]
+from llguidance import TokenizerWrapper
 from numpy.typing import NDArray
 
 from edgekit.errors import InputError
@@ -94,7 +94,12 @@ class Matcher:
     """Follows one answer and says which tokens may come next."""
 
     def __init__(self, vocabulary: Vocabulary, grammar: Grammar) -> None:
-        self._matcher = llguidance.LLMatcher(vocabulary.tokenizer, grammar.source, log_level=0)
+        self._matcher = llguidance.LLMatcher(
+            vocabulary.tokenizer,
+            grammar.source,
+            log_level=0,
+            limits=llguidance.LLParserLimits(verbose_errors=False),
+        )
         self._size = vocabulary.size
         self._bits = np.zeros((self._size + 31) // 32, np.uint32)
         self._bytes = self._bits.view(np.uint8)

@@ -48,7 +48,7 @@ class FakeEngine:
         self._tokens: list[list[int]] = [[] for _ in range(n_seq_max)]
         self._prompt_end: list[int | None] = [None] * n_seq_max
         # Every token has a logit of its own, so a forced choice is the same each time.
-        self._base = -10 - np.arange(self.n_vocab, dtype=np.float32) / self.n_vocab
+        self._base: Logits = -10 - np.arange(self.n_vocab, dtype=np.float32) / np.float32(self.n_vocab)
         for rank, byte in enumerate(_FALLBACK):
             self._base[byte] = max(float(self._base[byte]), -5.0 - 0.1 * rank)
         self._closed = False
@@ -81,18 +81,21 @@ class FakeEngine:
                 found = f"{len(self._tokens[seq])} tokens there and {count} more"
                 raise InputError("the sequence would outgrow the context", found=found, expected=self.n_ctx)
         results: list[Logits] = []
+        begun: set[int] = set()
         for run in runs:
             before = len(self._tokens[run.seq])
             self._tokens[run.seq] += run.tokens
             self.decoded += len(run.tokens)
+            if run.want and self._prompt_end[run.seq] is None:
+                # A run of its own after the prompt, in one call with it, is the answer's forced beginning.
+                self._prompt_end[run.seq] = before if run.seq in begun else before + run.want[0] + 1
+            begun.add(run.seq)
             results += [self._logits(run.seq, before + index + 1) for index in run.want]
         return results
 
     def _logits(self, seq: int, end: int) -> Logits:
         """Logits after the first ``end`` tokens; the first that are wanted since a drop end the prompt."""
-        prompt_end = self._prompt_end[seq]
-        if prompt_end is None:
-            self._prompt_end[seq] = prompt_end = end
+        prompt_end = self._prompt_end[seq] or 0
         answer = self._script(self._tokens[seq][:prompt_end]).encode()
         said = end - prompt_end
         logits: Logits = self._base.copy()

@@ -10,7 +10,7 @@ from typing import Final, Literal
 from edgekit.errors import InputError
 from edgekit.runtimes.constraint import Grammar, Matcher, Vocabulary
 from edgekit.runtimes.engine import Engine, Logits, Run
-from edgekit.runtimes.sampling import Sampler, Sampling
+from edgekit.runtimes.sampling import GREEDY, Sampler, Sampling
 from edgekit.runtimes.text import TextStream
 
 Reason = Literal["stop", "length", "schema"]
@@ -28,7 +28,7 @@ class Request:
     """What to generate and when to end it."""
 
     max_tokens: int = 512
-    sampling: Sampling = Sampling()
+    sampling: Sampling = GREEDY
     stop: tuple[str, ...] = ()
     grammar: Grammar | None = None
     exact: bool = True
@@ -54,6 +54,7 @@ class Finish:
     seconds: float
     """From the start of the call, the consumer's time between pieces included."""
     first_token_seconds: float
+    """Until the prompt was computed and the first token could be chosen."""
 
 
 class Session:
@@ -90,13 +91,12 @@ class Session:
         answer = _Answer(self.engine, request, budget, self._matcher(request.grammar))
         run = answer.forced()
         reason = answer.ended()
-        logits = None if reason else self._prefill(prompt + run, request.exact)
-        first = 0.0
+        logits = None if reason else self._prefill(prompt, request.exact, run)
+        first = perf_counter() - started
         history = prompt + run
         text = answer.text(run)
         while True:
             if text:
-                first = first or perf_counter() - started
                 yield text
             if reason or logits is None:
                 break
@@ -109,7 +109,7 @@ class Session:
         if rest := answer.rest():
             yield rest
         seconds = perf_counter() - started
-        yield Finish(reason or "stop", answer.tokens, len(prompt), seconds, first or seconds)
+        yield Finish(reason or "stop", answer.tokens, len(prompt), seconds, first)
 
     def _matcher(self, grammar: Grammar | None) -> Matcher | None:
         if grammar is None:
@@ -124,8 +124,11 @@ class Session:
         self._cached += tokens
         return logits
 
-    def _prefill(self, prompt: list[int], exact: bool) -> Logits:
-        """Bring the cache to hold ``prompt``, computing what it lacks and always the last token."""
+    def _prefill(self, prompt: list[int], exact: bool, forced: list[int]) -> Logits:
+        """Bring the cache to hold ``prompt`` and what the schema forces after it; logits after that.
+
+        Computes what the cache lacks, and always the last token of the prompt.
+        """
         common = 0
         for cached, token in zip(self._cached, prompt[:-1], strict=False):
             if cached != token:
@@ -139,7 +142,12 @@ class Session:
             self.engine.decode([Run(0, chunk)])
             self._cached += chunk
             self._exact = len(self._cached)
-        return self._append(prompt[last:])
+        if not forced:
+            return self._append(prompt[last:])
+        runs = [Run(0, prompt[last:]), Run(0, forced, (len(forced) - 1,))]
+        logits = self.engine.decode(runs)[0]
+        self._cached += prompt[last:] + forced
+        return logits
 
     def _forget(self, keep: int) -> None:
         """Drop the cache from ``keep`` on; done even where nothing is left to drop, which repairs the engine

@@ -10,6 +10,7 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +53,9 @@ class Sampling:
                 raise InputError(f"{name} is out of range", found=value, expected=f"{low:g} to {high:g}")
         if self.top_p == 0.0:
             raise InputError("top_p is out of range", found=self.top_p, expected="above 0, up to 1")
+
+
+GREEDY: Final = Sampling()
 
 
 class Sampler:

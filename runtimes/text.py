@@ -44,11 +44,12 @@ class TextStream:
         if self.stopped:
             return ""
         text = self._held + text
-        found = [at for at in map(text.find, self._stop) if at >= 0]
+        found = [(at + len(stop), at) for stop in self._stop if (at := text.find(stop)) >= 0]
         if found:
+            # The one that is whole first, wherever the text was cut into tokens.
             self.stopped = True
             self._held = ""
-            return text[: min(found)]
+            return text[: min(found)[1]]
         cut = len(text) - self._overlap(text)
         self._held = text[cut:]
         return text[:cut]

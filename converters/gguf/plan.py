@@ -34,6 +34,7 @@ class Layout:
 
     source: TensorSource
     family: Family
+    metadata: Sequence[Entry]
     tensors: Sequence[Mapped]
     vocabulary: Vocabulary
     name: str
@@ -78,11 +79,11 @@ class Plan:
 def lay_out(source: TensorSource, folder: Path, name: str) -> Layout:
     """Map a model to GGUF: from configs and headers alone, before any work starts."""
     family = families.find(source.config, folder / "config.json")
-    tensors = family.tensors(source)
+    metadata, tensors = family.metadata(source.config), family.tensors(source)
     families.check_consumed(source, {t.source for t in tensors}, family, folder)
     embedding = next(tensor for tensor in tensors if tensor.name == "token_embd.weight")
     vocabulary = bpe.read(folder, source.config, embedding.shape[0])
-    return Layout(source, family, tensors, vocabulary, name)
+    return Layout(source, family, metadata, tensors, vocabulary, name)
 
 
 def plan(layout: Layout, preset: presets.Preset, overrides: Sequence[presets.Override] = ()) -> Plan:
@@ -108,7 +109,7 @@ def _entries(layout: Layout, preset: presets.Preset) -> list[Entry]:
         Entry("general.type", "model", STRING),
         Entry("general.name", layout.name, STRING),
         Entry("general.size_label", size_label(layout.parameters, 0, 0, 0), STRING),
-        *layout.family.metadata(layout.source.config),
+        *layout.metadata,
         Entry("general.file_type", int(preset.file_type), U32),
         Entry("general.quantization_version", GGML_QUANT_VERSION, U32),
         *layout.vocabulary.entries(),

@@ -1,0 +1,286 @@
+"""llama.cpp behind the engine seam: its C API through ctypes, one reused batch, logits without a copy."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+import psutil
+
+from edgekit.errors import BundleError, EdgekitError, HardwareError, InputError, UnsupportedModelError
+from edgekit.runtimes import _llamalib
+from edgekit.runtimes._llamabatch import LlamaBatch, Plan, check_options, check_seq
+from edgekit.runtimes._llamavocab import LlamaVocabulary
+from edgekit.runtimes.engine import Logits, Run
+
+DEFAULT_CONTEXT: Final = 4096
+"""Cap on the context when none is asked for: a 128k context would reserve gigabytes of KV cache."""
+
+_KV_TYPES: Final = {"f32": 0, "f16": 1}
+
+
+@dataclass(frozen=True)
+class LlamaCppOptions:
+    """How a model is opened; zeros and None mean "work it out"."""
+
+    n_ctx: int | None = None
+    """Tokens per sequence; unset: what the model was trained with, at most 4096."""
+    n_seq_max: int = 1
+    threads: int = 0
+    """For one token at a time; unset: the physical cores that this process may use."""
+    batch_threads: int = 0
+    """For prompts; unset: as ``threads``."""
+    n_batch: int = 512
+    """Tokens per call into llama.cpp."""
+    n_outputs: int = 64
+    """Positions per call whose logits can be wanted: each reserves ``n_vocab`` floats."""
+    n_gpu_layers: int | None = None
+    """Layers on the GPU; unset: all where llama.cpp was built for one, else 0."""
+    kv_type: Literal["f16", "f32"] = "f16"
+    """How keys and values are kept; f32 rounds nothing, at twice the memory and without flash attention."""
+    repack: bool | None = None
+    """Rearrange weights for faster prompts; unset: yes, unless that means AMX (see ``_llamalib.has_amx``)."""
+
+    def __post_init__(self) -> None:
+        check_options(
+            {
+                "n_ctx": (self.n_ctx or 0, 0, 2**24),
+                "n_seq_max": (self.n_seq_max, 1, 256),
+                "threads": (self.threads, 0, 512),
+                "batch_threads": (self.batch_threads, 0, 512),
+                "n_batch": (self.n_batch, 1, 2**16),
+                "n_outputs": (self.n_outputs, 1, 2**16),
+            }
+        )
+
+
+def default_threads() -> int:
+    """Physical cores, but no more than the logical ones that this process may run on."""
+    cores = psutil.cpu_count(logical=False) or 1
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores
+    return max(1, min(cores, allowed))
+
+
+class LlamaCppEngine:
+    """One GGUF model in llama.cpp. Sequences share one KV cache, so copying a prefix moves no data."""
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        options: LlamaCppOptions | None = None,
+        *,
+        vocab_only: bool = False,
+    ) -> None:
+        """Load ``path``; ``vocab_only`` loads no weights and can only tokenize.
+
+        Raises ``InputError`` (no such file), ``BundleError`` (llama.cpp refuses it), ``HardwareError`` (no
+        memory for the context) and ``RuntimeUnavailableError`` (llama-cpp-python is missing).
+        """
+        self._model: int | None = None
+        self._context: int | None = None
+        self._lib = _llamalib.load()
+        self._path = Path(path)
+        options = options or LlamaCppOptions()
+        try:
+            self._open_model(options, vocab_only)
+            self.n_ctx, self.n_seq_max = 0, 0
+            if not vocab_only:
+                self._open_context(options)
+        except BaseException:
+            self.close()
+            raise
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        options: LlamaCppOptions | None = None,
+        *,
+        vocab_only: bool = False,
+    ) -> LlamaCppEngine:
+        """The same as the constructor, under the name that every engine's door has."""
+        return cls(path, options, vocab_only=vocab_only)
+
+    def _open_model(self, options: LlamaCppOptions, vocab_only: bool) -> None:
+        lib = self._lib
+        if not self._path.is_file():
+            found = "a folder" if self._path.is_dir() else "nothing"
+            raise InputError("there is no model here", path=self._path, found=found, expected="a .gguf file")
+        params = lib.llama_model_default_params()
+        params.vocab_only = vocab_only
+        offload = -1 if lib.llama_supports_gpu_offload() else 0
+        params.n_gpu_layers = offload if options.n_gpu_layers is None else options.n_gpu_layers
+        params.use_extra_bufts = not _llamalib.has_amx() if options.repack is None else options.repack
+        _llamalib.clear_log()
+        self._model = model = lib.llama_model_load_from_file(os.fsencode(self._path), params)
+        if not model:
+            raise BundleError(
+                "llama.cpp can't load this model",
+                path=self._path,
+                found=_llamalib.last_log() or "no reason given",
+                next_step="build it again, or run `edgekit verify` on the bundle that it came in",
+            )
+        template = lib.llama_model_chat_template(model, None)
+        self.chat_template: str | None = None if template is None else template.decode("utf-8", "replace")
+        self._vocabulary = words = LlamaVocabulary(lib, model)
+        self.n_vocab = words.size
+        self.eos_ids: frozenset[int] = words.eos_ids
+        self.specials: Mapping[str, int] = words.specials
+        self.bos_token, self.eos_token, self.add_bos = words.bos_token, words.eos_token, words.add_bos
+
+    def _open_context(self, options: LlamaCppOptions) -> None:
+        lib = self._lib
+        trained = lib.llama_model_n_ctx_train(self._model) or DEFAULT_CONTEXT
+        self.n_ctx = options.n_ctx or min(trained, DEFAULT_CONTEXT)
+        self.n_seq_max = options.n_seq_max
+        params = lib.llama_context_default_params()
+        params.n_ctx = self.n_ctx * self.n_seq_max
+        params.n_seq_max = self.n_seq_max
+        # One stream for all sequences: the only layout in which a part of a prefix can be shared.
+        params.kv_unified = True
+        params.n_batch = params.n_ubatch = options.n_batch
+        params.type_k = params.type_v = _KV_TYPES[options.kv_type]
+        if options.kv_type == "f32":
+            params.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_DISABLED  # it would round them to f16
+        params.n_outputs_max = self._n_outputs = max(options.n_outputs, self.n_seq_max)
+        params.n_threads = options.threads or default_threads()
+        params.n_threads_batch = options.batch_threads or params.n_threads
+        _llamalib.clear_log()
+        self._context = lib.llama_init_from_model(self._model, params)
+        if not self._context:
+            raise HardwareError(
+                f"no room for a context of {self.n_ctx} tokens in {self.n_seq_max} sequence(s)",
+                path=self._path,
+                found=_llamalib.last_log() or None,
+                next_step="ask for a smaller n_ctx or fewer sequences",
+            )
+        self._memory = lib.llama_get_memory(self._context)
+        self._lengths = [0] * self.n_seq_max
+        self._batch = LlamaBatch(lib, lib.llama_n_batch(self._context))
+        self._llama_decode = lib.llama_decode
+        self._logits_address = _llamalib.logits_address()
+        self._rows: dict[int, Logits] = {}
+
+    def tokenize(self, text: str, *, special: bool) -> list[int]:
+        """Token ids of ``text``, without bos; control tokens are recognised in it only if ``special``."""
+        self._alive()
+        return self._vocabulary.tokenize(text, special)
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes that a token stands for; empty for control tokens."""
+        self._alive()
+        return self._vocabulary.token_bytes(token)
+
+    def decode(self, runs: Sequence[Run]) -> list[Logits]:
+        """Append each run and return logits ``(n_vocab,)`` for each wanted position, in order.
+
+        The arrays are valid until the next call. After an error every sequence is as it was before the call.
+        """
+        if self._context is None:
+            self._alive(context=True)
+        if len(runs) == 1:
+            run = runs[0]
+            seq = run.seq
+            if len(run.tokens) == 1 and tuple(run.want) == (0,) and 0 <= seq < self.n_seq_max:
+                token, position = run.tokens[0], self._lengths[seq]
+                if position < self.n_ctx and 0 <= token < self.n_vocab:
+                    return self._decode_one(token, position, seq)
+        return self._decode_plan(Plan(runs, self._lengths, self.n_ctx, self.n_vocab))
+
+    def _decode_one(self, token: int, position: int, seq: int) -> list[Logits]:
+        self._batch.fill_one(token, position, seq, True)
+        status = self._llama_decode(self._context, self._batch.struct)
+        if status:
+            raise self._failed(status, (seq,))
+        self._lengths[seq] = position + 1
+        return [self._row(0)]
+
+    def _decode_plan(self, plan: Plan) -> list[Logits]:
+        spans = plan.spans(self._batch.size, self._n_outputs)
+        rows: dict[int, Logits] = {}
+        for start, stop in spans:
+            self._batch.fill(plan, start, stop)
+            status = self._llama_decode(self._context, self._batch.struct)
+            if status:
+                raise self._failed(status, plan.lengths)
+            for index in np.flatnonzero(plan.wanted[start:stop]).tolist():
+                row = self._row(index)
+                rows[start + index] = row if len(spans) == 1 else row.copy()
+        for seq, length in plan.lengths.items():
+            self._lengths[seq] = length
+        return [rows[entry] for entry in plan.results]
+
+    def _row(self, index: int) -> Logits:
+        """The logits of batch entry ``index``: a view of llama.cpp's own buffer, which seldom moves."""
+        address = self._logits_address(self._context, index)
+        row = self._rows.get(address)
+        if row is None:
+            if len(self._rows) >= 1024:
+                self._rows.clear()
+            row = np.ctypeslib.as_array((ctypes.c_float * self.n_vocab).from_address(address))
+            self._rows[address] = row
+        return row
+
+    def _failed(self, status: int, seqs: Any) -> EdgekitError:
+        """Take back whatever part of a failed call reached the cache, and say what went wrong."""
+        for seq in seqs:
+            self._lib.llama_memory_seq_rm(self._memory, seq, self._lengths[seq], -1)
+        if status == 1:
+            return HardwareError(
+                "the KV cache is full", next_step="drop sequences, or ask for a larger n_ctx"
+            )
+        found = _llamalib.last_log() or f"status {status}"
+        return InputError("llama.cpp could not decode the tokens", path=self._path, found=found)
+
+    def copy_prefix(self, src: int, dst: int, length: int) -> None:
+        """Make the first ``length`` tokens of ``src`` those of ``dst`` too, sharing the cache."""
+        self._alive(context=True)
+        check_seq(src, self.n_seq_max)
+        check_seq(dst, self.n_seq_max)
+        if not 0 <= length <= self._lengths[src]:
+            raise InputError(
+                "no such prefix", found=f"{length} tokens", expected=f"0 to {self._lengths[src]}"
+            )
+        if src == dst:
+            self.drop(dst, length)
+            return
+        self.drop(dst)
+        if length:
+            self._lib.llama_memory_seq_cp(self._memory, src, dst, 0, length)
+        self._lengths[dst] = length
+
+    def drop(self, seq: int, start: int = 0) -> None:
+        """Forget a sequence from position ``start`` on; this also repairs it after an interrupted call."""
+        self._alive(context=True)
+        check_seq(seq, self.n_seq_max)
+        start = min(max(start, 0), self._lengths[seq])
+        if not self._lib.llama_memory_seq_rm(self._memory, seq, start, -1):
+            raise UnsupportedModelError(
+                "this model's cache can't forget a part of a sequence", path=self._path
+            )
+        self._lengths[seq] = start
+
+    def close(self) -> None:
+        """Free the model; further calls are errors."""
+        context, self._context = self._context, None
+        model, self._model = self._model, None
+        if context:
+            self._lib.llama_free(context)
+        if model:
+            self._lib.llama_model_free(model)
+
+    def __del__(self) -> None:
+        """Free a model that nobody closed."""
+        if getattr(self, "_model", None):
+            self.close()
+
+    def _alive(self, *, context: bool = False) -> None:
+        if self._model is None:
+            raise InputError("the model is closed", path=self._path)
+        if context and self._context is None:
+            raise InputError("the model was opened for its vocabulary only", path=self._path)
