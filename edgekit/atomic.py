@@ -36,13 +36,16 @@ def atomic_folder(final: Path, *, force: bool = False) -> Iterator[Path]:
     """
     if not final.name:
         raise InputError("not a name for a folder", path=final)
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        _recover(final)
+    except OSError as error:
+        raise InputError("can't write here", path=final.parent, found=error.strerror) from error
     if (final.exists() or final.is_symlink()) and not force:
         raise InputError(
             "exists already", path=final, expected="a new name", next_step="pass --force to replace it"
         )
     try:
-        final.parent.mkdir(parents=True, exist_ok=True)
-        _remove_stale(final)
         temporary = final.with_name(f".{final.name}.{os.getpid()}.partial")
         temporary.mkdir()
     except OSError as error:
@@ -78,7 +81,7 @@ def _replace(temporary: Path, final: Path) -> None:
         old.unlink() if old.is_symlink() or old.is_file() else shutil.rmtree(old)
 
 
-def _remove_stale(final: Path) -> None:
+def _recover(final: Path) -> None:
     """Clean up after runs that were killed: drop half-written folders, and put back an interrupted replace."""
     for left in final.parent.glob(f".{final.name}.*.partial"):
         if not _locked(left / ".lock"):

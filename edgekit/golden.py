@@ -78,12 +78,21 @@ class Replay(msgspec.Struct):
 
 
 def record(engine: Engine, task_prompt: str | None = None) -> Golden:
-    """Run the probes on a loaded artifact; chats that its template refuses are left out."""
+    """Run the probes on a loaded artifact; roles that its template refuses are left out.
+
+    Raises ``InputError`` for a template that can't even render one user message.
+    """
     chats = list(CHATS)
     if task_prompt:
         chats.append([{"role": "user", "content": task_prompt.replace("{text}", TEXTS[1])}])
     tokens = [Tokens(text, engine.tokenize(text, special=False)) for text in TEXTS]
-    prompts = [prompt for chat in chats if (prompt := _render(engine, chat))]
+    prompts = []
+    for chat in chats if engine.chat_template else ():
+        try:
+            prompts.append(_render(engine, chat))
+        except InputError:
+            if chat == CHATS[0]:
+                raise
     runs = [*(entry.ids for entry in tokens), *(prompt.ids for prompt in prompts)]
     return Golden(tokens, prompts, [Logits(ids, _top(engine, ids)) for ids in runs])
 
@@ -95,8 +104,7 @@ def replay(engine: Engine, golden: Golden) -> Replay:
         if engine.tokenize(entry.text, special=False) != entry.ids:
             found.differences.append(f"other token ids for {entry.text!r}")
     for prompt in golden.prompts:
-        now = _render(engine, prompt.messages)
-        if now is None or now.text != prompt.text or now.ids != prompt.ids:
+        if not engine.chat_template or _render(engine, prompt.messages) != prompt:
             found.differences.append(f"another prompt for {prompt.messages[-1]['content']!r}")
     for probe in golden.logits:
         _compare(engine, probe, found)
@@ -128,17 +136,12 @@ def _compare(engine: Engine, probe: Logits, found: Replay) -> None:
         )
 
 
-def _render(engine: Engine, messages: list[dict[str, str]]) -> Prompt | None:
+def _render(engine: Engine, messages: list[dict[str, str]]) -> Prompt:
     from edgekit import chat
 
-    if engine.chat_template is None:
-        return None
-    try:
-        text = chat.render(
-            engine.chat_template, messages, bos_token=engine.bos_token, eos_token=engine.eos_token, now=WHEN
-        )
-    except InputError:
-        return None  # many templates refuse a system message or a certain order of roles
+    text = chat.render(
+        engine.chat_template or "", messages, bos_token=engine.bos_token, eos_token=engine.eos_token, now=WHEN
+    )
     return Prompt(messages, text, engine.tokenize(text, special=True))
 
 

@@ -91,6 +91,11 @@ class Model:
         self._lock = threading.Lock()
         self._owner: int | None = None
 
+    @property
+    def chat_template(self) -> str | None:
+        """Jinja source of the model's chat template; without one it can only continue texts."""
+        return self._engine.chat_template
+
     def __enter__(self) -> Self:
         return self
 

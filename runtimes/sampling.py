@@ -63,10 +63,11 @@ class Sampler:
 
     def __init__(self, sampling: Sampling) -> None:
         self._sampling = sampling
-        # The standard library promises the same random() for the same seed in every version; numpy doesn't.
-        self._random = random.Random(sampling.seed)
         self._penalised = sampling.repetition_penalty != 1.0 and sampling.repetition_window > 0
         self._greedy = sampling.temperature == 0.0
+        if not self._greedy:
+            # The standard library promises the same random() for the same seed in every version; numpy doesn't.
+            self._random = random.Random(sampling.seed)
 
     def pick(self, logits: Logits, recent: Sequence[int]) -> int:
         """The next token for ``logits`` ``(n_vocab,)``, which are not changed; ``recent`` is what came before.

@@ -10,6 +10,8 @@ from edgekit.errors import InputError
 
 MAX_DEPTH: Final = 64
 MAX_BYTES: Final = 64 * 1024
+MAX_INTEGER: Final = 2**53
+"""llguidance keeps numbers as doubles: a larger constant would come out as its neighbour."""
 
 _NUMBERS: Final = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"})
 _COUNTS: Final = frozenset(
@@ -59,6 +61,12 @@ def _check_depth(schema: Any) -> None:
                 inner += value.values()
             elif isinstance(value, list | tuple):
                 inner += value
+            elif isinstance(value, int) and abs(value) > MAX_INTEGER:
+                raise InputError(
+                    "the output schema holds an integer too big to be exact",
+                    found=value,
+                    expected="up to 2**53",
+                )
         level = inner
         if len(level) > MAX_BYTES:
             raise InputError("the output schema is too long", expected=f"at most {MAX_BYTES} bytes")

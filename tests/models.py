@@ -57,10 +57,10 @@ def llama_weights(config: Mapping[str, Any], seed: int = 0) -> dict[str, NDArray
     head_dim = config.get("head_dim", hidden // heads)
 
     def normal(*shape: int) -> NDArray[np.float32]:
-        return (rng.standard_normal(shape) / np.sqrt(shape[-1])).astype(np.float32)
+        return np.asarray(rng.standard_normal(shape) / np.sqrt(shape[-1]), np.float32)
 
     def near_one(size: int) -> NDArray[np.float32]:
-        return (1 + 0.1 * rng.standard_normal(size)).astype(np.float32)
+        return np.asarray(1 + 0.1 * rng.standard_normal(size), np.float32)
 
     out = {"model.embed_tokens.weight": normal(config["vocab_size"], hidden) * 4}
     for i in range(config["num_hidden_layers"]):
@@ -106,7 +106,7 @@ def write_llama(folder: Path, *, dtype: Any = np.float32, shards: int = 1, **cha
         return folder
     names = list(weights)
     parts = [names[i::shards] for i in range(shards)]
-    index = {}
+    index: dict[str, str] = {}
     for number, part in enumerate(parts, 1):
         shard = f"model-{number:05}-of-{shards:05}.safetensors"
         save(folder / shard, {name: weights[name] for name in part})
@@ -127,7 +127,9 @@ def write_adapter(folder: Path, arrays: Arrays, **config: Any) -> Path:
     return folder
 
 
-def lora_arrays(config: Mapping[str, Any], modules: list[str], rank: int = 4, seed: int = 1) -> dict[str, Any]:
+def lora_arrays(
+    config: Mapping[str, Any], modules: list[str], rank: int = 4, seed: int = 1
+) -> dict[str, Any]:
     """Random factors for modules of a Llama."""
     rng = np.random.default_rng(seed)
     shapes = {name.removesuffix(".weight"): array.shape for name, array in llama_weights(config).items()}

@@ -90,7 +90,7 @@ def _check_kind(tokenizer: _Tokenizer, path: Path) -> str:
             "llama.cpp has no pre-tokenizer of this structure that edgekit knows",
             path=path,
             found=f"{str(tokenizer.pre_tokenizer)[:300]}, ignore_merges {bool(model.ignore_merges)}",
-            expected="the one of Llama 3, Qwen 2, GPT-2, SmolLM or Tekken",
+            expected="the one of Llama 3, Qwen 2, GPT-2 or SmolLM",
         )
     return pre
 

@@ -7,12 +7,6 @@ from typing import Any
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _TAIL = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-_CASED = (
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+",
-    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*",
-)
-_CASED_TAIL = r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-
 _BYTES = ("ByteLevel", False)
 _GPT2 = ("ByteLevel", True)
 
@@ -22,11 +16,13 @@ _KNOWN: dict[tuple[Any, ...], dict[bool, str]] = {
         False: "smaug-bpe",
     },
     (("Split", _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}" + _TAIL), _BYTES): {False: "qwen2"},
-    (("Split", _CASED[0] + _CASED[1] + r"|\p{N}" + _CASED_TAIL), _BYTES): {True: "tekken"},
     (_GPT2,): {False: "gpt-2"},
     (("Digits", True), _GPT2): {False: "smollm"},
 }
-"""Structure -> (ignore_merges -> llama.cpp's name). Proved on probe strings before anything is packed."""
+"""Structure -> (ignore_merges -> llama.cpp's name). Proved on probe strings before anything is packed.
+
+Tekken's is left out: llama.cpp's version of its pattern splits the vowel signs of Indic and Khmer text off.
+"""
 
 
 def find(pre_tokenizer: Mapping[str, Any] | None, ignore_merges: bool) -> str | None:

@@ -39,10 +39,13 @@ def command(
     /reset forgets it, /exit or Ctrl-D leaves, Ctrl-C stops an answer. Without a terminal, each line of standard
     input is a message and only the answers are printed.
     """
+    from edgekit.errors import InputError
     from edgekit.model import load
 
     # A conversation reuses all of its cache: the next answer starts at once, at the price of exactness.
     with load(bundle, n_ctx=n_ctx, threads=threads, exact=False) as model:
+        if model.chat_template is None:
+            raise InputError("the model has no chat template", path=bundle, next_step="edgekit run --raw")
         start: Messages = [] if system is None else [{"role": "system", "content": system}]
         _converse(model, start, {"max_tokens": max_tokens, "temperature": temperature, "seed": seed})
 

@@ -36,7 +36,7 @@ def test_reads_what_was_written(tmp_path: Path, dtype: Any) -> None:
 def test_reads_what_safetensors_wrote(tmp_path: Path) -> None:
     from safetensors.numpy import save_file
 
-    arrays = {"b": np.arange(12, dtype=np.float32).reshape(3, 4), "a": np.ones(5, np.float16)}
+    arrays: dict[str, Any] = {"b": np.arange(12, dtype=np.float32).reshape(3, 4), "a": np.ones(5, np.float16)}
     write_sidecars(tmp_path, llama_config())
     save_file(arrays, tmp_path / "model.safetensors", metadata={"format": "pt"})
     checkpoint = Checkpoint(tmp_path)
@@ -235,7 +235,9 @@ def test_file_that_shrinks_while_it_is_read(tmp_path: Path) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(position=st.integers(0, 400), bit=st.integers(0, 7))
-def test_a_flipped_bit_is_an_error_or_harmless(tmp_path_factory: pytest.TempPathFactory, position: int, bit: int) -> None:
+def test_a_flipped_bit_is_an_error_or_harmless(
+    tmp_path_factory: pytest.TempPathFactory, position: int, bit: int
+) -> None:
     folder = tmp_path_factory.mktemp("flip")
     path = folder / "x.safetensors"
     save(path, {"model.w": np.ones((4, 4), np.float32), "model.v": np.ones(4, np.float16)})

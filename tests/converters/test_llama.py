@@ -49,7 +49,9 @@ def test_logits_and_greedy_text_are_those_of_transformers(tmp_path: Path, layout
     folder = write_llama(tmp_path / "model", **LAYOUTS[layout])
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     prompt = [383, 5, 17, 250, 99, 3, 128, 64]
-    engine = LlamaCppEngine(to_gguf(folder, tmp_path / "model.gguf"), LlamaCppOptions(n_ctx=128, kv_type="f32"))
+    engine = LlamaCppEngine(
+        to_gguf(folder, tmp_path / "model.gguf"), LlamaCppOptions(n_ctx=128, kv_type="f32")
+    )
     try:
         tokens, worst = list(prompt), 0.0
         logits = engine.decode([Run(0, prompt, (len(prompt) - 1,))])[0]
@@ -108,7 +110,11 @@ def test_interleaving_by_units_is_interleaving_the_whole() -> None:
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"architectures": ["MambaForCausalLM"], "model_type": "mamba"}, UnsupportedModelError, "isn't converted"),
+        (
+            {"architectures": ["MambaForCausalLM"], "model_type": "mamba"},
+            UnsupportedModelError,
+            "isn't converted",
+        ),
         ({"architectures": []}, UnsupportedModelError, "isn't converted"),
         ({"hidden_act": "gelu"}, UnsupportedModelError, "activation"),
         ({"rope_scaling": {"rope_type": "dynamic", "factor": 2}}, UnsupportedModelError, "rope scaling"),
@@ -123,7 +129,9 @@ def test_interleaving_by_units_is_interleaving_the_whole() -> None:
         ({"num_hidden_layers": 1}, UnsupportedModelError, "no place for 9 of the checkpoint's tensors"),
     ],
 )
-def test_configs_that_would_convert_wrong(tmp_path: Path, change: dict[str, Any], error: Any, message: str) -> None:
+def test_configs_that_would_convert_wrong(
+    tmp_path: Path, change: dict[str, Any], error: Any, message: str
+) -> None:
     folder = write_llama(tmp_path / "model")
     config = llama_config() | change
     (folder / "config.json").write_text(json.dumps(config))

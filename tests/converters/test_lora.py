@@ -112,7 +112,10 @@ def test_layers_to_transform(tmp_path: Path) -> None:
     base = write_llama(tmp_path / "base")
     modules = ["model.layers.1.self_attn.q_proj", "model.layers.1.self_attn.v_proj"]
     adapter = write_adapter(
-        tmp_path / "lora", lora_arrays(llama_config(), modules), layers_to_transform=[1], layers_pattern="layers"
+        tmp_path / "lora",
+        lora_arrays(llama_config(), modules),
+        layers_to_transform=[1],
+        layers_pattern="layers",
     )
     ours = merged(base, (adapter, 1.0))
     assert ours.changed == tuple(f"{module}.weight" for module in modules)
@@ -182,8 +185,12 @@ def test_fan_in_fan_out_on_conv1d(tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
     arrays = {}
     for i in range(2):
-        arrays[f"transformer.h.{i}.attn.c_attn.lora_A.weight"] = rng.standard_normal((4, 32)).astype(np.float32)
-        arrays[f"transformer.h.{i}.attn.c_attn.lora_B.weight"] = rng.standard_normal((96, 4)).astype(np.float32)
+        arrays[f"transformer.h.{i}.attn.c_attn.lora_A.weight"] = rng.standard_normal((4, 32)).astype(
+            np.float32
+        )
+        arrays[f"transformer.h.{i}.attn.c_attn.lora_B.weight"] = rng.standard_normal((96, 4)).astype(
+            np.float32
+        )
     adapter = write_adapter(tmp_path / "lora", arrays, target_modules=["c_attn"], fan_in_fan_out=True)
     ours = merged(tmp_path / "base", (adapter, 1.0))
     assert len(ours.changed) == 2
@@ -220,7 +227,9 @@ def test_stray_missing_and_untargeted_tensors_are_refused(tmp_path: Path) -> Non
     more = full | lora_arrays(config, attention_modules(2, ("k_proj",)))
     with pytest.raises(AdapterError, match="k_proj: has weights, but the configuration does not target it"):
         merged(base, (write_adapter(tmp_path / "more", more), 1.0))
-    one_sided = {name: array for name, array in full.items() if not name.endswith("1.self_attn.v_proj.lora_B.weight")}
+    one_sided = {
+        name: array for name, array in full.items() if not name.endswith("1.self_attn.v_proj.lora_B.weight")
+    }
     with pytest.raises(AdapterError, match="lora_B is missing"):
         merged(base, (write_adapter(tmp_path / "side", one_sided), 1.0))
 
@@ -276,7 +285,9 @@ def test_rank_that_the_configuration_contradicts_is_refused(tmp_path: Path) -> N
         ({"target_modules": 3}, "target_modules is unsound"),
     ],
 )
-def test_kinds_and_values_that_no_merge_holds_are_refused(tmp_path: Path, change: dict[str, Any], reason: str) -> None:
+def test_kinds_and_values_that_no_merge_holds_are_refused(
+    tmp_path: Path, change: dict[str, Any], reason: str
+) -> None:
     arrays = lora_arrays(llama_config(), attention_modules(2))
     folder = write_adapter(tmp_path / "lora", arrays, **change)
     with pytest.raises(AdapterError) as caught:

@@ -66,7 +66,9 @@ def quantize(source: Path, target: Path, file_type: int, override: tuple[str, in
         kept[0].pattern, kept[0].type = override[0].encode(), override[1]
         params.tt_overrides = ctypes.cast(kept, type(params.tt_overrides))
     try:
-        status = llama_cpp.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params))
+        status = llama_cpp.llama_model_quantize(
+            str(source).encode(), str(target).encode(), ctypes.byref(params)
+        )
     finally:
         from edgekit.runtimes import _llamalib
 
@@ -97,7 +99,9 @@ def test_types_and_bytes_are_those_of_llama_cpp(
     assert keys == {key: field.contents() for key, field in gguf.GGUFReader(theirs).fields.items()}
 
 
-def test_overrides_are_those_of_llama_cpp(checkpoints: dict[str, Path], f32: dict[str, Path], tmp_path: Path) -> None:
+def test_overrides_are_those_of_llama_cpp(
+    checkpoints: dict[str, Path], f32: dict[str, Path], tmp_path: Path
+) -> None:
     pattern = r"blk\.[0-4]\.(ffn_down|attn_v)"
     ours = write(checkpoints["untied"], tmp_path / "ours.gguf", "Q4_K_M", f"{pattern}=q8_0")
     theirs = quantize(
@@ -129,4 +133,6 @@ def test_unreadable_overrides(text: str) -> None:
 def test_an_override_that_fits_nothing_is_an_error() -> None:
     override = presets.Override.parse("ffn_dwon=q8_0")
     with pytest.raises(InputError, match="fits no tensor"):
-        presets.assign({"blk.0.ffn_down.weight": (4, 256)}, presets.PRESETS["Q4_K_M"], presets.Model(1, 4, 4), [override])
+        presets.assign(
+            {"blk.0.ffn_down.weight": (4, 256)}, presets.PRESETS["Q4_K_M"], presets.Model(1, 4, 4), [override]
+        )

@@ -1,0 +1,115 @@
+"""The pass itself: what it writes, what it says, and how it stops."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+
+from edgekit.converters.checkpoint import Checkpoint
+from edgekit.converters.gguf import ggml, plan, presets, stream
+from edgekit.errors import InputError, RuntimeUnavailableError
+from tests.models import llama_config, llama_weights, save, write_llama, write_sidecars
+
+
+def layout_of(folder: Path) -> plan.Layout:
+    return plan.lay_out(Checkpoint(folder), folder, "test")
+
+
+def test_several_files_in_one_pass_are_those_of_several_passes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "CHUNK_ELEMENTS", 1000)
+    layout = layout_of(write_llama(tmp_path / "m"))
+    names = ("Q8_0", "Q4_0", "F16")
+    plans = [plan.plan(layout, presets.preset(name)) for name in names]
+    stream.write(plans, [tmp_path / f"{name}.gguf" for name in names], 3)
+    for one, name in zip(plans, names, strict=True):
+        stream.write([one], [tmp_path / "alone.gguf"], 1)
+        assert (tmp_path / "alone.gguf").read_bytes() == (tmp_path / f"{name}.gguf").read_bytes()
+        (tmp_path / "alone.gguf").unlink()
+
+
+def test_reports_every_weight_once(tmp_path: Path) -> None:
+    layout = layout_of(write_llama(tmp_path / "m"))
+    seen: dict[str, int] = {}
+
+    def report(tensor: str, weights: int) -> None:
+        seen[tensor] = seen.get(tensor, 0) + weights
+
+    timing = stream.write(
+        [plan.plan(layout, presets.preset("Q8_0"))], [tmp_path / "a.gguf"], 2, report=report
+    )
+    assert seen == {tensor.name: int(np.prod(tensor.shape)) for tensor in layout.tensors}
+    assert 0 < timing.quantizing <= timing.total
+
+
+def test_the_proof_sees_a_loadable_header_before_any_tensor_is_read(tmp_path: Path) -> None:
+    layout = layout_of(write_llama(tmp_path / "m"))
+    seen: list[int] = []
+
+    def prove(path: Path) -> None:
+        seen.append(len(gguf.GGUFReader(path).tensors))
+        raise InputError("no")
+
+    with pytest.raises(InputError, match="no"):
+        stream.write([plan.plan(layout, presets.preset("F32"))], [tmp_path / "a.gguf"], 2, prove=prove)
+    assert seen == [len(layout.tensors)]
+
+
+def test_weights_that_are_not_finite_are_an_error(tmp_path: Path) -> None:
+    config = llama_config()
+    write_sidecars(tmp_path, config)
+    weights = llama_weights(config)
+    weights["model.layers.1.mlp.up_proj.weight"][3, 3] = np.inf
+    save(tmp_path / "model.safetensors", weights)
+    with pytest.raises(InputError, match="up_proj.*holds values that Q8_0 can't"):
+        stream.write([plan.plan(layout_of(tmp_path), presets.preset("Q8_0"))], [tmp_path / "a.gguf"], 2)
+
+
+def test_numbers_too_large_for_f16_are_an_error(tmp_path: Path) -> None:
+    config = llama_config()
+    write_sidecars(tmp_path, config)
+    weights = llama_weights(config)
+    weights["lm_head.weight"][0, 0] = 1e6
+    save(tmp_path / "model.safetensors", weights)
+    with pytest.raises(InputError, match="try BF16"):
+        stream.write([plan.plan(layout_of(tmp_path), presets.preset("F16"))], [tmp_path / "a.gguf"], 2)
+
+
+def test_an_error_in_one_thread_stops_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "CHUNK_ELEMENTS", 64)
+    layout = layout_of(write_llama(tmp_path / "m"))
+    count = 0
+
+    def report(tensor: str, weights: int) -> None:
+        nonlocal count
+        count += 1
+        if count == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stream.write([plan.plan(layout, presets.preset("Q8_0"))], [tmp_path / "a.gguf"], 2, report=report)
+    assert count < 20
+    assert not [t for t in threading.enumerate() if t.name.startswith("quantize")]
+
+
+def test_a_file_that_can_not_be_created(tmp_path: Path) -> None:
+    layout = layout_of(write_llama(tmp_path / "m"))
+    with pytest.raises(InputError, match="writing failed"):
+        stream.write([plan.plan(layout, presets.preset("F32"))], [tmp_path / "no" / "a.gguf"], 1)
+
+
+def test_without_llama_cpp_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing(_: str) -> Any:
+        return None
+
+    monkeypatch.setattr(ggml, "find_spec", nothing)
+    ggml.load.cache_clear()
+    with pytest.raises(RuntimeUnavailableError, match="llama-cpp-python is not installed") as caught:
+        ggml.load()
+    assert "pip install" in str(caught.value)
