@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,7 @@ from typing import Any
 import msgspec
 
 from edgekit.errors import BundleError, InputError
-from edgekit.files import inside, read_bounded, sha256
+from edgekit.files import MALFORMED, inside, read_bounded, sha256
 
 SCHEMA_VERSION = 1
 MANIFEST, GOLDEN, SIGNATURE = "manifest.json", "golden.json", "signature.json"
@@ -117,6 +120,27 @@ class Bundle:
             )
         return self.path_of(name)
 
+    @contextmanager
+    def verified(self) -> Iterator[Path]:
+        """The artifact, its digest checked, under a path that leads to the very file that was read.
+
+        ``BundleError`` if the digest differs. Where the system has no /dev/fd the plain path is given.
+        """
+        path = self.artifact
+        listed = next(file for file in self.manifest.files if self.path_of(file) == path)
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+            if found != listed.sha256:
+                raise BundleError(
+                    "the artifact is not what was built",
+                    path=path,
+                    found=f"SHA-256 {found[:16]}…",
+                    expected=f"{listed.sha256[:16]}…",
+                    next_step="copy the bundle again",
+                )
+            same = Path(f"/dev/fd/{file.fileno()}")
+            yield same if same.exists() else path
+
     def path_of(self, file: File) -> Path:
         """A listed file's place, refused if it leaves the folder."""
         try:
@@ -162,7 +186,7 @@ def read_manifest(folder: Path) -> Manifest:
                 else "build the bundle again",
             )
         return msgspec.json.decode(data, type=Manifest)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except MALFORMED as error:
         raise BundleError("the manifest is unsound", path=path, found=str(error)) from error
     except InputError as error:
         raise BundleError(error.what, path=path, found=error.found, expected=error.expected) from error

@@ -9,7 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from edgekit.errors import InputError
+
+MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for bytes that are not what they should be."""
 
 JSON_LIMIT = 64 << 20
 """Bytes of JSON read at most: a 256k-token tokenizer.json takes about 35 MB."""

@@ -22,6 +22,8 @@ STRING_LIMIT = 4 << 20
 SHOWN = 16
 """Array elements that are kept; the rest is only walked over."""
 
+TOKENS = "tokenizer.ggml.tokens"
+
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 
@@ -93,16 +95,16 @@ class _Reader:
             )
         return self.take(length).decode("utf-8", "replace")
 
-    def value(self, kind: int) -> Any:
+    def value(self, kind: int, distinct: bool = False) -> Any:
         if kind in _SCALARS:
             return self.scalar(_SCALARS[kind])
         if kind == _STRING:
             return self.string()
         if kind == _ARRAY:
-            return self.array()
+            return self.array(distinct)
         raise self.bad("a key of unknown type", kind, "0 to 12")
 
-    def array(self) -> GgufArray:
+    def array(self, distinct: bool) -> GgufArray:
         kind, length = self.scalar("I"), self.scalar("Q")
         if kind in _SCALARS:
             width = struct.calcsize("<" + _SCALARS[kind])
@@ -113,16 +115,27 @@ class _Reader:
             raise self.bad(
                 "an array of unknown type or impossible length", f"type {kind}, {length:,} elements"
             )
+        begin = self.position
         first = [self.string() for _ in range(min(length, SHOWN))]
+        self.position = begin
+        pieces = self.strings(length)
+        if distinct and len(set(pieces)) != length:
+            raise self.bad("two tokens have the same text", expected="a vocabulary of distinct tokens")
+        return GgufArray(length, first)
+
+    def strings(self, length: int) -> list[bytes]:
+        """The raw strings of an array, walked over without decoding them."""
         unpack, data, position = struct.Struct("<Q").unpack_from, self.data, self.position
-        end = len(data) - 8
-        for _ in range(length - len(first)):
+        end, pieces = len(data) - 8, []
+        for _ in range(length):
             if position > end:
                 raise self.bad("the GGUF header ends too soon", f"inside an array of {length:,} strings")
-            position += 8 + unpack(data, position)[0]
+            begin = position + 8
+            position = begin + unpack(data, position)[0]
+            pieces.append(data[begin:position])
         self.position = position
         self.take(0)
-        return GgufArray(length, first)
+        return pieces
 
     def header(self) -> GgufHeader:
         if self.take(4) != b"GGUF":
@@ -139,7 +152,8 @@ class _Reader:
             key = self.string()
             if key in values:
                 raise self.bad("a key appears twice", key)
-            values[key] = self.value(self.scalar("I"))
+            # llama.cpp aborts on a token that is there twice.
+            values[key] = self.value(self.scalar("I"), distinct=key == TOKENS)
         infos = [self.info() for _ in range(tensors)]
         return GgufHeader(version, values, self.place(infos, values.get("general.alignment", 32)))
 

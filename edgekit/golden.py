@@ -10,7 +10,7 @@ import msgspec
 
 from edgekit.bundle import GOLDEN, Bundle
 from edgekit.errors import BundleError, InputError
-from edgekit.files import read_bounded
+from edgekit.files import MALFORMED, read_bounded
 
 if TYPE_CHECKING:
     from edgekit.runtimes.engine import Engine
@@ -118,7 +118,7 @@ def read(bundle: Bundle) -> Golden:
         raise BundleError("the bundle has no golden probes", path=path)
     try:
         return msgspec.json.decode(read_bounded(path), type=Golden)
-    except msgspec.DecodeError as error:
+    except MALFORMED as error:
         raise BundleError("the golden probes are unsound", path=path, found=str(error)) from error
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, Unpack
@@ -33,33 +33,43 @@ def load(
     batch_threads: int = 0,
     n_gpu_layers: int | None = None,
     exact: bool = True,
+    verify: bool = False,
 ) -> Model:
     """Open a bundle's folder or a .gguf file; unset options fit themselves to model and machine.
 
-    Raises ``BundleError`` or ``InputError`` for what can't be loaded, ``HardwareError`` where memory is short and
+    ``verify`` checks the artifact's SHA-256 on the same open file that is then loaded. Raises ``BundleError`` or ``InputError`` for what can't be loaded, ``HardwareError`` where memory is short and
     ``RuntimeUnavailableError`` where llama.cpp is missing.
     """
     from edgekit.gguf_header import read_header
+    from edgekit.profiles.cpu import usable_cores
     from edgekit.runtimes.llamacpp import LlamaCppEngine, LlamaCppOptions
 
     path = Path(path)
     about: dict[str, Any] = {"name": path.stem}
+    artifact: AbstractContextManager[Path] = nullcontext(path)
     if path.is_dir():
         from edgekit.bundle import Bundle
 
         bundle = Bundle.open(path)
         path, manifest = bundle.artifact, bundle.manifest
+        artifact = bundle.verified() if verify else nullcontext(path)
         about = {
             "name": manifest.name,
             "prompt": manifest.prompt,
             "system": manifest.system,
             "schema": manifest.output_schema,
         }
+    elif verify:
+        raise InputError("only a bundle carries digests to verify", path=path)
     read_header(path)  # llama.cpp aborts, or worse, on some of what this refuses
     options = LlamaCppOptions(
-        n_ctx=n_ctx, threads=threads, batch_threads=batch_threads, n_gpu_layers=n_gpu_layers
+        n_ctx=n_ctx,
+        threads=threads or usable_cores(),
+        batch_threads=batch_threads,
+        n_gpu_layers=n_gpu_layers,
     )
-    return Model(LlamaCppEngine(path, options), exact=exact, **about)
+    with artifact as place:
+        return Model(LlamaCppEngine(place, options), exact=exact, **about)
 
 
 class Model:

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from edgekit.errors import InputError
-from edgekit.files import read_bounded, read_json, read_text
+from edgekit.files import MALFORMED, read_bounded, read_json, read_text
 
 FILE = "edgekit.toml"
 DEFAULT_QUANTIZATIONS = ("Q4_K_M",)
@@ -83,7 +83,7 @@ def read_project(path: Path, *, force: bool = False, threads: int | None = None)
     """Decode a project file; paths in it are relative to it. ``InputError`` names the key that is wrong."""
     try:
         project = msgspec.toml.decode(read_bounded(path, limit=1 << 20), type=_Project)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except MALFORMED as error:
         raise InputError(
             "can't read the project file",
             path=path,

@@ -5,6 +5,7 @@ A request comes as JSON on standard input, the answer goes to standard output: `
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -60,6 +61,7 @@ def run(request: Prove | Record) -> Proved | Recorded:
         [sys.executable, "-m", "edgekit.worker"],
         input=msgspec.json.encode(request),
         capture_output=True,
+        env=os.environ | {"GGML_NO_BACKTRACE": "1"},  # else an abort calls a debugger
         timeout=TIMEOUT,
         check=False,
     )

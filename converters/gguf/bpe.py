@@ -12,7 +12,7 @@ from gguf import TokenType
 from edgekit.converters.gguf import pretokenizers
 from edgekit.converters.gguf.vocabulary import Surroundings, Vocabulary
 from edgekit.errors import InputError, UnsupportedModelError
-from edgekit.files import inside, read_bounded
+from edgekit.files import MALFORMED, inside, read_bounded
 
 FILE = "tokenizer.json"
 
@@ -50,7 +50,7 @@ def read(folder: Path, config: Mapping[str, Any], size: int) -> Vocabulary:
         )
     try:
         tokenizer = msgspec.json.decode(read_bounded(path), type=_Tokenizer)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except MALFORMED as error:
         raise InputError("not a readable tokenizer.json", path=path, found=str(error)) from error
     pre = _check_kind(tokenizer, path)
     tokens, types = _tokens(tokenizer, size, path)

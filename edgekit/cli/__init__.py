@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
 
 import click
@@ -53,6 +54,9 @@ def group() -> None:
 
 def main() -> None:
     """Run the command line; only edgekit's own errors become one red message and an exit code."""
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # a job that is cancelled cleans up as for Ctrl-C
     try:
         group.main(standalone_mode=False)
     except EdgekitError as error:

@@ -271,6 +271,21 @@ def test_verify_finds_what_was_changed(spec: BuildSpec) -> None:
         Bundle.open(folder)
 
 
+def test_load_verifies_the_file_that_it_loads(spec: BuildSpec) -> None:
+    from edgekit.model import load
+
+    folder = pipeline.build(replace(spec, quantizations=("Q8_0",)))[0].folder
+    with load(folder, verify=True, threads=1) as model:
+        assert model.generate("a", max_tokens=2) is not None
+    with (folder / "model.gguf").open("r+b") as file:
+        file.seek(-5, os.SEEK_END)
+        file.write(b"x")
+    with pytest.raises(BundleError, match="not what was built"):
+        load(folder, verify=True)
+    with pytest.raises(InputError, match="only a bundle"):
+        load(folder / "model.gguf", verify=True)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -70,6 +70,7 @@ BIG = 1 << 60
         ([key("a", 9, struct.pack("<IQ", 4, BIG))], [], {}, "ends too soon"),
         ([key("a", 9, struct.pack("<IQ", 8, BIG))], [], {}, "impossible length"),
         ([key("a", 9, struct.pack("<IQ", 9, 1))], [], {}, "unknown type"),
+        ([key("tokenizer.ggml.tokens", 9, struct.pack("<IQ", 8, 2) + text("a") * 2)], [], {}, "same text"),
         ([key("general.alignment", 4, bytes(4))], [], {}, "alignment"),
         ([], [tensor(dims=())], {}, "unsound shape"),
         ([], [tensor(dims=(0,))], {}, "unsound shape"),
