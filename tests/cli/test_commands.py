@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from edgekit.cli import COMMANDS
-from tests.conftest import ADAPTER, BASE
+from tests.conftest import ADAPTER, BASE, ROOT
 from tests.models import attention_modules, llama_config, lora_arrays, write_adapter, write_llama
 
 
@@ -133,3 +134,21 @@ def test_verify_says_what_is_wrong(tiny: Path, tmp_path: Path) -> None:
 
 def test_demo_needs_the_example(tmp_path: Path) -> None:
     assert "the example is not here" in edgekit("demo", code=1, cwd=tmp_path)
+
+
+def test_demo_measures_base_against_merged(tmp_path: Path) -> None:
+    example = tmp_path / "restaurant"
+    shutil.copytree(ROOT / "examples" / "restaurant", example)
+    lines = (example / "task" / "test.jsonl").read_text().splitlines()[:6]
+    (example / "task" / "test.jsonl").write_text("\n".join(lines))
+    found = json.loads(edgekit("demo", "--example", example, "-o", tmp_path / "out", "--json"))
+    assert found["utterances"] == 6
+    base, small, large = found["models"]
+    assert (base["model"], small["model"], large["model"]) == (
+        "base alone Q8_0", "merged Q4_K_M", "merged Q8_0",
+    )  # fmt: skip
+    assert base["field_f1"] < 0.5 < large["field_f1"] and small["size"] < large["size"]
+    assert large["schema_valid"] == 1.0 and len(large["answers"]) == 6 and large["records_per_second"] > 0
+    assert (tmp_path / "out" / "restaurant-q4_k_m" / "manifest.json").exists()
+    table = edgekit("demo", "--example", example)
+    assert "field F1" in table and "First 5 of 6" in table and "merged Q8_0" in table
