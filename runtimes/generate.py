@@ -15,9 +15,10 @@ from edgekit.runtimes.text import TextStream
 
 Reason = Literal["stop", "length", "schema"]
 
-STEP: Final = 128
-"""Prompt tokens per decode. The cache is reused in whole steps, because the same token computed in a batch of
-another size has slightly other logits: what was asked before must not change an answer."""
+STEP: Final = 512
+"""Prompt tokens per decode, llama.cpp's own batch, so that cutting a prompt here costs nothing. The cache is reused
+in whole steps, because the same token computed in a batch of another size has slightly other logits: what was asked
+before must not change an answer."""
 TAIL: Final = 32
 """The last decode of a prompt has at least this many tokens where there are steps before it: a handful alone
 would cost a pass over the weights of its own."""
@@ -135,7 +136,7 @@ class Session:
                 break
             common += 1
         last = STEP * max(0, (len(prompt) - TAIL) // STEP) if exact else common
-        keep = min(common, self._exact, last) if exact else common
+        keep = min(common, self._exact, last) // STEP * STEP if exact else common
         self._forget(keep)
         for start in range(keep, last, STEP):
             chunk = prompt[start : start + STEP]

@@ -156,14 +156,14 @@ def test_json_cut_off_is_said_so() -> None:
 
 @pytest.fixture(scope="module")
 def engine(base_gguf: Path) -> Iterator[LlamaCppEngine]:
-    engine = LlamaCppEngine(base_gguf, LlamaCppOptions(n_ctx=600, threads=1))
+    engine = LlamaCppEngine(base_gguf, LlamaCppOptions(n_ctx=1300, threads=1))
     yield engine
     engine.close()
 
 
-@pytest.mark.parametrize("length", [20, STEP + 5, 3 * STEP + 40])
+@pytest.mark.parametrize("length", [20, STEP + 5, 2 * STEP + 40])
 def test_what_was_asked_before_does_not_change_an_answer(engine: LlamaCppEngine, length: int) -> None:
-    text = "Please book a table for two at seven, and then another for nine people at noon. " * 40
+    text = "Please book a table for two at seven, and then another for nine people at noon. " * 80
     prompt = engine.tokenize(text, special=False)[:length]
     request = Request(max_tokens=24, sampling=Sampling(temperature=2.0, seed=3))
     first = answer(Session(engine).generate(prompt, request))[0]
@@ -175,10 +175,21 @@ def test_what_was_asked_before_does_not_change_an_answer(engine: LlamaCppEngine,
     assert answer(session.generate(prompt, request))[0] == first
 
 
-def test_the_logits_behind_that_are_the_same_bits(engine: LlamaCppEngine) -> None:
-    prompt = engine.tokenize("A long story about a table for two at seven. " * 40, special=False)[:300]
+@pytest.mark.parametrize("shared", [1, STEP - 1, STEP, STEP + 2])
+def test_the_logits_behind_that_are_the_same_bits(engine: LlamaCppEngine, shared: int) -> None:
+    """Also where the shared prefix ends inside a step that was computed whole."""
+    prompt = engine.tokenize("A long story about a table for two at seven. " * 80, special=False)[: STEP + 100]
+    fresh = Session(engine)._prefill(prompt, True, []).copy()
     session = Session(engine)
-    fresh = session._prefill(prompt, True, []).copy()
-    session._prefill(prompt[:200] + [5] * 50, True, [])
+    session._prefill(prompt[:shared] + [5] * (STEP + 150), True, [])
     assert (session._prefill(prompt, True, []) == fresh).all()
-    assert session._exact == 256
+    assert session._cached == prompt and session._exact == STEP
+
+
+def test_nothing_is_decoded_twice() -> None:
+    engine = FakeEngine("ok", n_ctx=4 * STEP)
+    session = Session(engine)
+    answer(session.generate([65] * (2 * STEP), Request()))
+    engine.decoded = 0
+    answer(session.generate([65, *[66] * (2 * STEP)], Request()))
+    assert engine.decoded == 1 + 2 * STEP + 2
