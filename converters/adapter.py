@@ -18,6 +18,8 @@ from edgekit.tensors import TensorInfo, TensorSource
 
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
+OUTER = ("transformer.", "model.")
+"""What the model class puts before names that some checkpoints store without (GPT-2's do)."""
 _LORA = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])(\.default)?\.weight")
 _SAVED = re.compile(r"(?P<module>.+?)(\.modules_to_save)?(\.default)?\.(?P<parameter>weight|bias)")
 
@@ -71,9 +73,9 @@ class Adapter:
             if extent.info.dtype not in FLOATS or extent.info.dtype.startswith("F8"):
                 self.problems.append(f"tensor {name!r} is {extent.info.dtype}, expected F32, F16 or BF16")
             elif match := _LORA.fullmatch(key):
-                sides.setdefault(match["module"], {})[match["side"]] = name
+                self._put(sides.setdefault(match["module"], {}), match["side"], name)
             elif "lora_" not in key and (match := _SAVED.fullmatch(key)) and self._saves(match["module"]):
-                self.saved[f"{match['module']}.{match['parameter']}"] = name
+                self._put(self.saved, f"{match['module']}.{match['parameter']}", name)
             else:
                 self.problems.append(f"nothing consumes tensor {name!r}")
         for module, names in sides.items():
@@ -82,10 +84,19 @@ class Adapter:
             else:
                 self.problems.append(f"{module}: lora_{'BA'['B' in names]} is missing")
 
+    def _put(self, places: dict[str, str], place: str, name: str) -> None:
+        if place in places:
+            self.problems.append(f"two tensors for one place: {places[place]!r} and {name!r}")
+        places[place] = name
+
+    def asked(self, tensor: str) -> bool:
+        """Whether ``modules_to_save`` names the module of a tensor that was saved whole."""
+        module, wanted = tensor.rpartition(".")[0], self.config.get("modules_to_save") or []
+        return any(module == m or module.endswith(f".{m}") for m in wanted)
+
     def _saves(self, module: str) -> bool:
-        wanted = self.config.get("modules_to_save") or []
         # PEFT also writes the embeddings that it found resized or targeted, unasked.
-        return any(module == m or module.endswith(f".{m}") for m in [*wanted, "embed_tokens", "lm_head"])
+        return self.asked(f"{module}.") or module.rpartition(".")[2] in {"embed_tokens", "lm_head"}
 
     def _pair(self, module: str, a: str, b: str) -> None:
         config, shape_a, shape_b = self.config, self.info(a).shape, self.info(b).shape
@@ -122,10 +133,10 @@ def _read_config(folder: Path) -> Mapping[str, Any]:
 
 
 def tensor_of(base: TensorSource, module: str, parameter: str = "weight") -> str | None:
-    """The base's name of a module's parameter: as it is, or without the outermost prefix; None if absent."""
-    names = set(base.names())
-    for candidate in (module, module.partition(".")[2]):
-        if candidate and f"{candidate}.{parameter}" in names:
+    """The base's name of a module's parameter: as it is, or without transformers' outer prefix; None if absent."""
+    names = base.names()
+    for candidate in (module, *(module.removeprefix(p) for p in OUTER if module.startswith(p))):
+        if f"{candidate}.{parameter}" in names:
             return f"{candidate}.{parameter}"
     return None
 
@@ -137,4 +148,4 @@ def input_embedding(names: Sequence[str]) -> str | None:
 
 def is_tied(base: TensorSource) -> bool:
     """Whether the output head is the input embedding."""
-    return bool(base.config.get("tie_word_embeddings", True)) and "lm_head.weight" not in base.names()
+    return base.config.get("tie_word_embeddings", True) is True and "lm_head.weight" not in base.names()

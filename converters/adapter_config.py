@@ -45,6 +45,10 @@ REWRITES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Initialisations that also change the base: on the plain base, B·A alone is not what was trained."""
 
 
+_REPEATED_REPEAT = re.compile(r"[+*}][^()]*\)+[^()]{0,2}[+*{]|[+*}]\??\)+[+*{]")
+"""A repeated group that repeats inside takes exponential time on names that almost match."""
+
+
 def check_kind(config: Mapping[str, Any], path: Path) -> None:
     """Raise ``AdapterError`` unless the adapter is a LoRA that a merge can hold, with all options known."""
     kind = str(config.get("peft_type", "missing"))
@@ -87,10 +91,30 @@ def _check_values(config: Mapping[str, Any], path: Path) -> None:
         good = isinstance(patterns, dict) and all(_is_number(v) and v > 0 for v in patterns.values())
         need(name, good and all(_compiles(key) for key in patterns), "module patterns and positive numbers")
     wanted = config.get("target_modules") or []
-    names = isinstance(wanted, list) and all(isinstance(n, str) for n in wanted)
-    need("target_modules", names or isinstance(wanted, str) and _compiles(wanted), "names, or one regex")
+    need(
+        "target_modules",
+        _are_names(wanted) or isinstance(wanted, str) and _compiles(wanted),
+        "names, or one regex",
+    )
+    for name in ("use_rslora", "fan_in_fan_out", "ensure_weight_tying"):
+        need(name, isinstance(config.get(name) or False, bool), "true or false")
+    excluded, layers = config.get("exclude_modules") or [], config.get("layers_to_transform") or []
+    need(
+        "exclude_modules",
+        _are_names(excluded) or isinstance(excluded, str) and _compiles(excluded),
+        "names, or one regex",
+    )
+    numbers = layers if isinstance(layers, list) else [layers]
+    need("layers_to_transform", all(type(n) is int for n in numbers), "whole numbers")
+    patterns = config.get("layers_pattern") or []
+    patterns = [patterns] if isinstance(patterns, str) else patterns
+    need("layers_pattern", _are_names(patterns) and all(map(_compiles, patterns)), "names")
     saved = config.get("modules_to_save") or []
-    need("modules_to_save", isinstance(saved, list) and all(isinstance(n, str) for n in saved), "names")
+    need("modules_to_save", _are_names(saved), "names")
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
 def _is_number(value: Any) -> bool:
@@ -102,7 +126,7 @@ def _compiles(pattern: str) -> bool:
         re.compile(pattern)
     except re.error:
         return False
-    return len(pattern) <= 4096
+    return len(pattern) <= 4096 and not _REPEATED_REPEAT.search(pattern)
 
 
 def pattern_value(patterns: Mapping[str, float] | None, module: str, default: float) -> float:

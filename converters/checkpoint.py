@@ -37,10 +37,8 @@ class Checkpoint:
         except BaseException:
             self.close()
             raise
-        hidden = {n for n in self._places if self._is_scale(n)}
-        if self.config.get("tie_word_embeddings") is True:
-            hidden.add("lm_head.weight")  # transformers overwrites it with the embedding too
-        self._names = tuple(name for name in self._places if name not in hidden)
+        applied = {name + suffix for name in self._scales for suffix in SCALE_SUFFIXES}
+        self._names = tuple(n for n in self._places if n not in applied and not n.endswith(IGNORED_SUFFIXES))
 
     def names(self) -> Sequence[str]:
         return self._names

@@ -146,7 +146,7 @@ def _is_transposed(base: TensorSource, name: str) -> bool:
 
 def misfits(adapter: Adapter, base: TensorSource) -> list[str]:
     """Everything about an adapter that doesn't fit a base, in plain words; empty if it can be merged."""
-    problems = []
+    problems = _doubles(adapter, base)
     tied = is_tied(base)
     for pair in adapter.pairs.values():
         name = tensor_of(base, pair.module) or (HEAD if pair.module == "lm_head" and tied else None)
@@ -167,6 +167,17 @@ def misfits(adapter: Adapter, base: TensorSource) -> list[str]:
     return problems + _missing(adapter, base)
 
 
+def _doubles(adapter: Adapter, base: TensorSource) -> list[str]:
+    """Two modules of one adapter must not become one tensor of the base."""
+    seen: dict[str, str] = {}
+    problems = []
+    for module in adapter.pairs:
+        name = tensor_of(base, module)
+        if name is not None and seen.setdefault(name, module) != module:
+            problems.append(f"{module}: changes {name}, as {seen[name]} does")
+    return problems
+
+
 def _saved_misfits(adapter: Adapter, base: TensorSource, tied: bool) -> list[str]:
     problems = []
     embedding = input_embedding(base.names())
@@ -175,6 +186,10 @@ def _saved_misfits(adapter: Adapter, base: TensorSource, tied: bool) -> list[str
         name = tensor_of(base, module, parameter) or (embedding if tensor == HEAD and tied else None)
         if name is None:
             problems.append(f"{tensor}: the base has no such tensor")
+        elif tied and not adapter.asked(tensor):
+            problems.append(
+                f"{tensor}: saved whole, but not in modules_to_save; on tied embeddings that is unclear"
+            )
         elif adapter.info(own).shape != base.info(name).shape:
             problems.append(
                 f"{tensor}: saved as {adapter.info(own).shape}, the base has {base.info(name).shape}"
@@ -184,8 +199,7 @@ def _saved_misfits(adapter: Adapter, base: TensorSource, tied: bool) -> list[str
 
 def _missing(adapter: Adapter, base: TensorSource) -> list[str]:
     """Modules that the configuration targets and the file has nothing for: a truncated adapter."""
-    wanted = adapter.config.get("target_modules") or []
-    if isinstance(wanted, str):
+    if adapter.config.get("target_modules") == "all-linear":
         return []
     have = {tensor_of(base, module) for module in adapter.pairs}
     missing = [

@@ -110,7 +110,7 @@ def _extent(name: str, entry: Any, start: int, size: int, path: Path) -> Extent:
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise bad(str(entry)[:80], "dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if dtype not in ITEM_BYTES:
+    if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
         raise bad(f"dtype {dtype!r}", ", ".join(ITEM_BYTES))
     if not _is_sizes(shape) or len(shape) > DIMENSION_LIMIT:
         raise bad(f"shape {str(shape)[:80]}", f"at most {DIMENSION_LIMIT} sizes")

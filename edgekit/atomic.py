@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import os
+import re
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from edgekit.errors import InputError
+
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 def sync_folder(folder: Path) -> None:
@@ -32,70 +37,93 @@ def atomic_folder(final: Path, *, force: bool = False) -> Iterator[Path]:
     """A temporary sibling to fill; on success it takes the name ``final``, on any failure it is removed.
 
     What ``final`` held stays until the new folder is complete and flushed. A sibling left by a killed run is
-    recognised by its free lock and removed. Raises ``InputError`` if ``final`` exists and ``force`` is off.
+    recognised by its free lock and its dead process, and removed. Raises ``InputError`` if ``final`` exists and
+    ``force`` is off, or if the disk refuses.
     """
     if not final.name:
         raise InputError("not a name for a folder", path=final)
-    try:
+    temporary = final.with_name(f".{final.name}.{os.getpid()}.partial")
+    with _disk_errors(final.parent):
         final.parent.mkdir(parents=True, exist_ok=True)
         _recover(final)
-    except OSError as error:
-        raise InputError("can't write here", path=final.parent, found=error.strerror) from error
-    if (final.exists() or final.is_symlink()) and not force:
-        raise InputError(
-            "exists already", path=final, expected="a new name", next_step="pass --force to replace it"
-        )
-    try:
-        temporary = final.with_name(f".{final.name}.{os.getpid()}.partial")
+        if (final.exists() or final.is_symlink()) and not force:
+            raise InputError(
+                "exists already", path=final, expected="a new name", next_step="pass --force to replace it"
+            )
         temporary.mkdir()
-    except OSError as error:
-        raise InputError("can't write here", path=final.parent, found=error.strerror) from error
-    lock = os.open(temporary / ".lock", os.O_CREAT | os.O_RDWR, 0o600)
+        lock = os.open(temporary, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield temporary
-        (temporary / ".lock").unlink()
-        for path in sorted(temporary.rglob("*")):
-            sync_folder(path) if path.is_dir() else sync_file(path)
-        sync_folder(temporary)
-        _replace(temporary, final)
+        with _disk_errors(final):
+            for path in sorted(temporary.rglob("*")):
+                sync_folder(path) if path.is_dir() else sync_file(path)
+            sync_folder(temporary)
+            _publish(temporary, final)
     finally:
         os.close(lock)
-        shutil.rmtree(temporary, ignore_errors=True)
+        _remove(temporary)
 
 
-def _replace(temporary: Path, final: Path) -> None:
-    """Move ``temporary`` to ``final``; an older ``final`` is kept aside until the move is done."""
-    old = final.with_name(f".{final.name}.{os.getpid()}.old")
-    replaced = final.exists() or final.is_symlink()
-    if replaced:
-        final.rename(old)
+@contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
     try:
+        yield
+    except OSError as error:
+        raise InputError(
+            "can't write here", path=path, found=error.strerror, next_step="choose another folder with -o"
+        ) from error
+
+
+def _publish(temporary: Path, final: Path) -> None:
+    """Give ``temporary`` the name ``final``; what had it is then under the temporary name, or gone."""
+    if not (final.exists() or final.is_symlink()):
         temporary.rename(final)
-    except OSError:
-        if replaced:
+    elif not _exchange(temporary, final):
+        old = final.with_name(f".{final.name}.{os.getpid()}.old")
+        final.rename(old)
+        try:
+            temporary.rename(final)
+        except OSError:
             old.rename(final)
-        raise
+            raise
+        _remove(old)
     sync_folder(final.parent)
-    if replaced:
-        old.unlink() if old.is_symlink() or old.is_file() else shutil.rmtree(old)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two names in one step, so that a kill between can't leave neither; False where the system can't."""
+    rename = (
+        getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if sys.platform == "linux" else None
+    )
+    if rename is None:
+        return False
+    return bool(rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0)
+
+
+def _remove(path: Path) -> None:
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _recover(final: Path) -> None:
     """Clean up after runs that were killed: drop half-written folders, and put back an interrupted replace."""
-    for left in final.parent.glob(f".{final.name}.*.partial"):
-        if not _locked(left / ".lock"):
-            shutil.rmtree(left, ignore_errors=True)
-    for old in final.parent.glob(f".{final.name}.*.old"):
-        if not final.exists():
-            old.rename(final)
-        elif not _alive(old):
-            shutil.rmtree(old, ignore_errors=True)
+    pattern = re.compile(rf"\.{re.escape(final.name)}\.(\d+)\.(partial|old)")
+    for left in sorted(final.parent.iterdir()):
+        match = pattern.fullmatch(left.name)
+        if match is None or int(match[1]) == os.getpid() or _alive(int(match[1])) or _locked(left):
+            continue
+        if match[2] == "old" and not final.exists():
+            left.rename(final)
+        else:
+            _remove(left)
 
 
-def _locked(lock: Path) -> bool:
+def _locked(folder: Path) -> bool:
     try:
-        descriptor = os.open(lock, os.O_RDWR)
+        descriptor = os.open(folder, os.O_RDONLY)
     except OSError:
         return False
     try:
@@ -107,12 +135,10 @@ def _locked(lock: Path) -> bool:
     return False
 
 
-def _alive(left: Path) -> bool:
-    """Whether the process whose number the name carries still runs."""
-    number = left.name.rsplit(".", 2)[1]
+def _alive(process: int) -> bool:
     try:
-        os.kill(int(number), 0)
-    except (ValueError, ProcessLookupError):
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         return True

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -109,9 +110,11 @@ def build(spec: BuildSpec, progress: Progress | None = None) -> list[Built]:
         folders = [inputs.folder(plan) for plan in inputs.plans]
         _check_schema(spec)
         _check_room(spec.out, inputs.plans)
-        with ExitStack() as stack, ThreadPoolExecutor(1, "hash") as hashing:
+        stop = threading.Event()
+        with ThreadPoolExecutor(1, "hash") as hashing, ExitStack() as stack:
             temporary = [stack.enter_context(atomic_folder(folder, force=spec.force)) for folder in folders]
-            provenance = hashing.submit(_provenance, inputs)
+            stack.callback(stop.set)  # an error needn't wait until gigabytes are hashed
+            provenance = hashing.submit(_provenance, inputs, stop)
             try:
                 timing = _convert(inputs, temporary, progress)
                 manifests = _pack(inputs, temporary, provenance, progress)
@@ -144,12 +147,12 @@ def _prove(inputs: Opened, artifact: Path) -> None:
     """The converted vocabulary must give the same ids as tokenizer.json, and end answers where the model does."""
     from gguf import TokenType
 
-    from edgekit.converters.gguf import bpe, probes
+    from edgekit.converters.gguf import probes
 
     vocabulary = inputs.layout.vocabulary
     kinds = zip(vocabulary.tokens, vocabulary.types, strict=True)
     added = [token for token, kind in kinds if kind in {TokenType.CONTROL, TokenType.USER_DEFINED}]
-    tokenizer = inputs.base.folder / bpe.FILE
+    tokenizer = inputs.base.folder / vocabulary.file
     proved = worker.run(worker.Prove(str(artifact), str(tokenizer), probes.texts(added)))
     assert isinstance(proved, worker.Proved)
     if proved.mismatch:
@@ -208,9 +211,10 @@ def _manifest(inputs: Opened, plan: Plan, folder: Path, provenance: bundle.Prove
     )
 
 
-def _provenance(inputs: Opened) -> bundle.Provenance:
-    """Digests of everything that was read, and the tools' versions."""
+def _provenance(inputs: Opened, stop: threading.Event) -> bundle.Provenance:
+    """Digests of everything that was read, and the tools' versions; given up when ``stop`` is set."""
     beside = (
+        "model.safetensors.index.json",
         "config.json",
         "generation_config.json",
         "tokenizer.json",
@@ -219,16 +223,22 @@ def _provenance(inputs: Opened) -> bundle.Provenance:
     )
     base_files = [inputs.base.folder / name for name in beside] + [file.path for file in inputs.base.files]
     adapters = [
-        _source(adapter.folder, [adapter.folder / "adapter_config.json", adapter.file.path], weight)
+        _source(adapter.folder, [adapter.folder / "adapter_config.json", adapter.file.path], weight, stop)
         for adapter, weight in inputs.adapters
     ]
     tools = {"edgekit": __version__} | {name: found for name in TOOLS if (found := _version(name))}
-    base = _source(inputs.base.folder, [path for path in base_files if path.exists()], None)
+    base = _source(inputs.base.folder, [path for path in base_files if path.exists()], None, stop)
     return bundle.Provenance(base, adapters, None, tools, inputs.spec.licence)
 
 
-def _source(folder: Path, files: Sequence[Path], weight: float | None) -> bundle.Source:
-    listed = [bundle.File(path.name, path.stat().st_size, sha256(path)) for path in files]
+def _source(
+    folder: Path, files: Sequence[Path], weight: float | None, stop: threading.Event
+) -> bundle.Source:
+    def going_on(_: int) -> None:
+        if stop.is_set():
+            raise CancelledError
+
+    listed = [bundle.File(path.name, path.stat().st_size, sha256(path, going_on)) for path in files]
     return bundle.Source(folder.resolve().name, listed, weight)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +12,7 @@ from typing import Any
 
 from edgekit.build import Progress, build
 from edgekit.errors import InputError
-from edgekit.files import read_text
+from edgekit.files import parse_json, read_text
 from edgekit.metrics import FieldScore, score_fields
 from edgekit.project import FILE, BuildSpec, read_project
 
@@ -56,8 +55,7 @@ def run(example: Path, out: Path | None, progress: Progress) -> Demo:
             next_step="run it in a checkout of edgekit, or pass the folder with --example",
         )
     spec = read_project(example / FILE)
-    cases = [json.loads(line) for line in read_text(example / "task" / "test.jsonl").splitlines()]
-    texts, expected = [case["text"] for case in cases], [case["expected"] for case in cases]
+    texts, expected = _cases(example / "task" / "test.jsonl")
     with _folder(out) as folder:
         spec = replace(spec, out=folder, force=True)
         merged = build(spec, progress)
@@ -71,6 +69,22 @@ def run(example: Path, out: Path | None, progress: Progress) -> Demo:
                 _measure(one.folder, name, one.size, texts, expected, spec, lambda: progress.advance("", 1))
             )
     return Demo(texts, expected, rows)
+
+
+def _cases(path: Path) -> tuple[list[str], list[Record]]:
+    """Utterances and what is expected of each; ``InputError`` names the line that is unsound."""
+    texts, expected = [], []
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        case = parse_json(line.encode(), path)
+        if not isinstance(case.get("text"), str) or not isinstance(case.get("expected"), dict):
+            raise InputError(
+                f"line {number} is no test case", path=path, expected='{"text": …, "expected": {…}}'
+            )
+        texts.append(case["text"])
+        expected.append(case["expected"])
+    if not texts:
+        raise InputError("there is no test case", path=path)
+    return texts, expected
 
 
 @contextmanager

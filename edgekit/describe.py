@@ -48,7 +48,9 @@ def describe_bundle(path: Path) -> dict[str, Any]:
         "quantization": manifest.quantization,
         "files": {file.path: file.size for file in manifest.files},
         "base": manifest.provenance.base.name,
-        "adapters": [f"{a.name} × {a.weight:g}" for a in manifest.provenance.adapters],
+        "adapters": [
+            f"{a.name} × {1.0 if a.weight is None else a.weight:g}" for a in manifest.provenance.adapters
+        ],
         "licence": manifest.provenance.licence,
         "tools": manifest.provenance.tools,
         "memory": manifest.requirements.memory,

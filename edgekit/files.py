@@ -78,9 +78,21 @@ def parse_json(data: bytes, path: Path) -> dict[str, Any]:
         raise InputError(
             "not readable as JSON", path=path, found=str(error), expected="one JSON object"
         ) from error
+    if b"\\ud" in data.lower() and not _encodes(value):
+        raise InputError(
+            "holds half of a surrogate pair", path=path, expected="text that can be written as UTF-8"
+        )
     if not isinstance(value, dict):
         raise InputError("not a JSON object", path=path, found=type(value).__name__, expected="an object")
     return value
+
+
+def _encodes(value: Any) -> bool:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def read_bounded(path: Path, limit: int = JSON_LIMIT) -> bytes:

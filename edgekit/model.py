@@ -40,7 +40,6 @@ def load(
     ``verify`` checks the artifact's SHA-256 on the same open file that is then loaded. Raises ``BundleError`` or ``InputError`` for what can't be loaded, ``HardwareError`` where memory is short and
     ``RuntimeUnavailableError`` where llama.cpp is missing.
     """
-    from edgekit.gguf_header import read_header
     from edgekit.profiles.cpu import usable_cores
     from edgekit.runtimes.llamacpp import LlamaCppEngine, LlamaCppOptions
 
@@ -61,7 +60,6 @@ def load(
         }
     elif verify:
         raise InputError("only a bundle carries digests to verify", path=path)
-    read_header(path)  # llama.cpp aborts, or worse, on some of what this refuses
     options = LlamaCppOptions(
         n_ctx=n_ctx,
         threads=threads or usable_cores(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -138,13 +139,13 @@ TEMPLATE = """\
 name = "{name}"
 version = "0.1.0"
 counter = 1                      # counts releases up; devices refuse to go back
-base = "{base}"                  # folder of a Hugging Face checkpoint (safetensors)
+base = {base}                  # folder of a Hugging Face checkpoint (safetensors)
 out = "dist"                     # one bundle per quantization: dist/{name}-q4_k_m, …
 quantizations = ["Q4_K_M", "Q8_0"]
 # licence = "Apache-2.0"         # of the result; it goes into the manifest
 
 [[adapters]]                     # repeat for several; leave out to package the base alone
-path = "{adapter}"
+path = {adapter}
 weight = 1.0
 
 [prompt]
@@ -160,4 +161,9 @@ weight = 1.0
 
 def template(name: str, base: str, adapter: str) -> str:
     """A commented project file."""
-    return TEMPLATE.format(name=name, base=base, adapter=adapter)
+    quoted = {
+        key: json.dumps(value, ensure_ascii=False) for key, value in (("base", base), ("adapter", adapter))
+    }
+    if not _NAME.fullmatch(name):
+        raise InputError("not a name for a bundle", found=name, expected="letters, digits, dot, dash")
+    return TEMPLATE.format(name=name, **quoted)

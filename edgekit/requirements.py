@@ -14,7 +14,7 @@ PROCESS = 64 << 20
 
 def memory_by_context(config: Mapping[str, Any], weights: int) -> dict[str, int]:
     """Bytes by context length (text, for JSON), up to the trained one: weights, KV cache in F16, buffers, process."""
-    trained = int(config.get("max_position_embeddings") or CONTEXTS[0])
+    trained = int(config.get("max_position_embeddings") or 2048)
     lengths = [n for n in CONTEXTS if n < trained] + [trained]
     return {str(n): weights + kv_cache(config, n) + _buffers(config, n) + PROCESS for n in lengths}
 

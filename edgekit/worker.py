@@ -57,14 +57,12 @@ class Failed(msgspec.Struct, tag=True):
 
 def run(request: Prove | Record) -> Proved | Recorded:
     """Run one step in a child; a child that dies is an ``InputError`` with the end of what it said."""
-    done = subprocess.run(
-        [sys.executable, "-m", "edgekit.worker"],
-        input=msgspec.json.encode(request),
-        capture_output=True,
-        env=os.environ | {"GGML_NO_BACKTRACE": "1"},  # else an abort calls a debugger
-        timeout=TIMEOUT,
-        check=False,
-    )
+    try:
+        done = _step(request)
+    except subprocess.TimeoutExpired as error:
+        raise InputError(
+            "a step of the build took too long", path=request.artifact, found=str(error)
+        ) from error
     if done.returncode != 0:
         lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
         raise InputError(
@@ -79,8 +77,20 @@ def run(request: Prove | Record) -> Proved | Recorded:
     return answer
 
 
+def _step(request: Prove | Record) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        # -P: a checkpoint's folder, where a build may run, must not be searched for modules.
+        [sys.executable, "-P", "-m", "edgekit.worker"],
+        input=msgspec.json.encode(request),
+        capture_output=True,
+        env=os.environ | {"GGML_NO_BACKTRACE": "1"},  # else an abort calls a debugger
+        timeout=TIMEOUT,
+        check=False,
+    )
+
+
 def _prove(request: Prove) -> Proved:
-    import tokenizers
+    import tokenizers  # the package, not our room's module
 
     from edgekit.runtimes.llamacpp import LlamaCppEngine
 

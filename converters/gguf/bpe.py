@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,20 +43,17 @@ class _Tokenizer(msgspec.Struct):
 def read(folder: Path, config: Mapping[str, Any], size: int) -> Vocabulary:
     """The vocabulary of a checkpoint whose embedding has ``size`` rows; ids that no token has are padding."""
     path = inside(folder, FILE)
-    if not path.exists():
-        raise InputError(
-            "the checkpoint has no tokenizer.json",
-            path=folder,
-            next_step="save one with AutoTokenizer.from_pretrained(...).save_pretrained(...)",
-        )
     try:
         tokenizer = msgspec.json.decode(read_bounded(path), type=_Tokenizer)
     except MALFORMED as error:
         raise InputError("not a readable tokenizer.json", path=path, found=str(error)) from error
-    pre = _check_kind(tokenizer, path)
+    with _malformed(path):
+        pre = _check_kind(tokenizer, path)
     tokens, types = _tokens(tokenizer, size, path)
     files = Surroundings.read(folder, config)
     ids = files.special_ids({t.content: t.id for t in tokenizer.added_tokens}, size)
+    with _malformed(path):
+        add = _additions(tokenizer, files, ids)
     return Vocabulary(
         model="gpt2",
         pre=pre,
@@ -63,10 +61,20 @@ def read(folder: Path, config: Mapping[str, Any], size: int) -> Vocabulary:
         types=types,
         merges=[_merge(pair) for pair in tokenizer.model.merges],
         ids=ids,
-        add=_additions(tokenizer, files, ids),
+        add=add,
         chat_template=files.chat_template(),
+        file=FILE,
         ends=frozenset(files.ends(size)),
     )
+
+
+@contextmanager
+def _malformed(path: Path) -> Iterator[None]:
+    """Parts of tokenizer.json that are of no fixed shape, walked over: what isn't as written there is malformed."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, IndexError) as error:
+        raise InputError("tokenizer.json is malformed", path=path, found=str(error)) from error
 
 
 def _check_kind(tokenizer: _Tokenizer, path: Path) -> str:
@@ -77,7 +85,7 @@ def _check_kind(tokenizer: _Tokenizer, path: Path) -> str:
         raise UnsupportedModelError(
             "a tokenizer of this kind isn't converted yet", path=path, found=kind, expected="byte-level BPE"
         )
-    if tokenizer.normalizer and tokenizer.normalizer.get("type") != "NFC":
+    if tokenizer.normalizer:
         raise UnsupportedModelError(
             "llama.cpp doesn't run this normalizer",
             path=path,

@@ -17,6 +17,7 @@ FAMILIES: tuple[Family, ...] = (llama,)
 def find(config: Mapping[str, Any], path: Path) -> Family:
     """The family of a checkpoint, its config checked; ``UnsupportedModelError`` with the list of those known."""
     named = config.get("architectures") or []
+    named = [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
     family = next((f for f in FAMILIES if any(name in f.ARCHITECTURES for name in named)), None)
     if family is None:
         known = ", ".join(name for f in FAMILIES for name in f.ARCHITECTURES)

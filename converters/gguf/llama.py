@@ -10,12 +10,17 @@ import numpy as np
 
 from edgekit.converters.gguf.family import F32, STRING, U32, Entry, Mapped, expect, number, unsupported, whole
 from edgekit.converters.gguf.presets import Model
+from edgekit.errors import InputError
 from edgekit.tensors import Float32, TensorSource
 
 ARCHITECTURES: Sequence[str] = ("LlamaForCausalLM",)
 ARCH = "llama"
 IGNORED: Sequence[str] = (".rotary_emb.inv_freq",)
 
+_ROPE_NEEDS = {
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+}
 _LAYER = {
     "input_layernorm": "attn_norm",
     "self_attn.q_proj": "attn_q",
@@ -32,9 +37,12 @@ _LAYER = {
 def check(config: Mapping[str, Any]) -> None:
     if config.get("hidden_act", "silu") != "silu":
         raise unsupported("another activation than Llama's", config["hidden_act"], "silu")
-    kind = rope(config).get("rope_type", "default")
-    if kind not in {"default", "linear", "llama3"}:
+    scaling = rope(config)
+    kind = scaling.get("rope_type", "default")
+    if kind not in ("default", "linear", "llama3"):
         raise unsupported("a rope scaling that isn't converted yet", kind, "default, linear or llama3")
+    for key in _ROPE_NEEDS.get(kind, ()):
+        number(scaling, key, math.nan)
     heads, kv_heads = _heads(config)
     if heads % kv_heads:
         raise unsupported("heads don't share key-value heads evenly", f"{heads} and {kv_heads}", "a multiple")
@@ -74,7 +82,8 @@ def tensors(source: TensorSource) -> list[Mapped]:
         _plain(source, "model.embed_tokens.weight", "token_embd.weight", (vocab, hidden)),
         _plain(source, "model.norm.weight", "output_norm.weight", (hidden,)),
     ]
-    if "lm_head.weight" in source.names():
+    tied = config.get("tie_word_embeddings", False)
+    if tied is not True or "lm_head.weight" in source.names():
         out.append(_plain(source, "lm_head.weight", "output.weight", (vocab, hidden)))
     for layer in range(whole(config, "num_hidden_layers")):
         out += _layer(source, layer)
@@ -148,9 +157,11 @@ class _interleave:
 def rope(config: Mapping[str, Any]) -> dict[str, Any]:
     """Rope parameters as transformers 5 writes them, from either of the two ways configs put them."""
     merged = {"rope_theta": config.get("rope_theta", 10_000.0)}
-    for block in (config.get("rope_scaling"), config.get("rope_parameters")):
-        if isinstance(block, dict):
-            merged.update(block)
+    for key in ("rope_scaling", "rope_parameters"):
+        block = config.get(key) or {}
+        if not isinstance(block, dict):
+            raise InputError(f"config.json's {key} is unsound", found=block, expected="an object")
+        merged.update(block)
     if "rope_type" not in merged and "type" in merged:
         merged["rope_type"] = merged["type"]
     return merged

@@ -10,7 +10,7 @@ import numpy as np
 from gguf import GGML_QUANT_VERSION, GGUF_DEFAULT_ALIGNMENT, GGUFWriter, size_label
 from gguf import GGMLQuantizationType as Q
 
-from edgekit.converters.gguf import bpe, families, presets
+from edgekit.converters.gguf import families, presets, tokenizers
 from edgekit.converters.gguf.family import STRING, U32, Entry, Family, Mapped
 from edgekit.converters.gguf.vocabulary import Vocabulary
 from edgekit.errors import InputError
@@ -82,7 +82,7 @@ def lay_out(source: TensorSource, folder: Path, name: str) -> Layout:
     metadata, tensors = family.metadata(source.config), family.tensors(source)
     families.check_consumed(source, {t.source for t in tensors}, family, folder)
     embedding = next(tensor for tensor in tensors if tensor.name == "token_embd.weight")
-    vocabulary = bpe.read(folder, source.config, embedding.shape[0])
+    vocabulary = tokenizers.read(folder, source.config, embedding.shape[0])
     return Layout(source, family, metadata, tensors, vocabulary, name)
 
 

@@ -29,7 +29,7 @@ CHUNK_ELEMENTS = 256 * 1024
 
 Prove = Callable[[Path], None]
 Report = Callable[[str, int], None]
-"""Called with a tensor's name and the float32-bytes-equivalent (weights) just done."""
+"""Called with a tensor's name and the number of its weights just done."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class _Pass:
         self.tensors = [placed.mapped for placed in outputs[0].plan.tensors]
         self.report = report
         self.timing = Timing()
-        self._chunks = iter(list(chunks(self.tensors)))
+        self._chunks: Iterator[Chunk] = iter(())
         self._ahead: Iterator[Chunk] = iter(())
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -205,6 +205,9 @@ class _Worker:
         rows = self.shared.source.read(
             tensor.source, slice(chunk.start, chunk.stop), self.rows[:size].reshape(shape)
         )
+        # Not a number and infinity survive a sum: the quantizers would swallow them without a word.
+        if not np.isfinite(rows.sum()):
+            raise _unsound(tensor, "no file")
         if tensor.transform:
             rows = tensor.transform(rows)
         return rows.reshape(-1, columns)
@@ -224,15 +227,19 @@ class _Worker:
         written = self.ggml.quantize(placed.kind, rows, self.packed)
         spent = time.perf_counter() - began
         if written != nbytes or not self.ggml.validate(placed.kind, self.packed, nbytes):
-            raise InputError(
-                f"tensor {placed.mapped.source or placed.mapped.name!r} holds values that {placed.kind.name} can't",
-                found="an infinity, a NaN, or a number out of range",
-                expected="finite weights",
-                next_step="check the checkpoint and the adapter; for F16, try BF16",
-            )
+            raise _unsound(placed.mapped, f"{placed.kind.name} never")
         first = chunk.start if len(placed.mapped.shape) > 1 else 0
         output.write(placed, first, self.packed[:nbytes].data)
         return spent
+
+
+def _unsound(tensor: Mapped, holder: str) -> InputError:
+    return InputError(
+        f"tensor {tensor.source or tensor.name!r} holds values that {holder} takes",
+        found="an infinity, a NaN, or a number out of range",
+        expected="finite weights",
+        next_step="check the checkpoint and the adapter; for F16, try BF16",
+    )
 
 
 def chunks(tensors: Sequence[Mapped]) -> Iterator[Chunk]:

@@ -13,6 +13,7 @@ from edgekit.converters.gguf.family import ARRAY, BOOL, STRING, U32, Entry
 from edgekit.errors import InputError
 from edgekit.files import inside, read_json, read_text
 
+TEMPLATE_LIMIT = 256 << 10
 SPECIALS = {
     "bos": "bos",
     "eos": "eos",
@@ -22,6 +23,18 @@ SPECIALS = {
     "mask": "mask",
 }
 """tokenizer_config.json's names and GGUF's (which spells separator so)."""
+
+
+KNOWN_ENDS = {
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "<end_of_turn>",
+}
+"""Tokens that llama.cpp knows by their text to end an answer; a build checks that all ends are recognised."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +51,8 @@ class Vocabulary:
     add: Mapping[str, bool]
     """Whether bos or eos surround plain text."""
     chat_template: str | None
+    file: str
+    """The file that it was read from and is proved against."""
     ends: frozenset[int] = field(default_factory=frozenset)
     """Every id that the model's configuration says ends an answer."""
 
@@ -88,9 +103,11 @@ class Surroundings:
                 ids[key] = added[text]
             elif type(by_config) is int and 0 <= by_config < size:
                 ids[key] = by_config
+        texts = {index: text for text, index in added.items()}
         others = [token for token in sorted(self.ends(size)) if token != ids.get("eos")]
         if others and "eos" not in ids:
             ids["eos"] = others.pop(0)
+        others = [token for token in others if texts.get(token) not in KNOWN_ENDS]
         return ids | dict(zip(("eot", "eom"), others, strict=False))
 
     def ends(self, size: int) -> set[int]:
@@ -108,8 +125,12 @@ class Surroundings:
             return read_text(inside(self.folder, "chat_template.jinja"))
         template = self.tokenizer_config.get("chat_template")
         if isinstance(template, list):
-            named = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}
+            named = {str(t.get("name")): t.get("template") for t in template if isinstance(t, dict)}
             template = named.get("default") or next(iter(named.values()), None)
+        if isinstance(template, str) and len(template.encode("utf-8", "replace")) > TEMPLATE_LIMIT:
+            raise InputError(
+                "the chat template is too long", path=self.folder, expected=f"<= {TEMPLATE_LIMIT:,} bytes"
+            )
         if template is not None and not isinstance(template, str):
             raise InputError(
                 "the chat template is not text",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import io
+import os
 import signal
 import sys
 
@@ -52,16 +54,30 @@ def group() -> None:
     """
 
 
+def _say(message: str) -> None:
+    """One message in red; control characters of file names and contents are shown, not obeyed."""
+    shown = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in message)
+    click.echo(click.style("error: ", fg="red", bold=True) + shown, err=True)
+
+
 def main() -> None:
     """Run the command line; only edgekit's own errors become one red message and an exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that can't show a letter is no error
     signal.signal(
         signal.SIGTERM, signal.default_int_handler
     )  # a job that is cancelled cleans up as for Ctrl-C
     try:
         group.main(standalone_mode=False)
     except EdgekitError as error:
-        click.echo(click.style("error: ", fg="red", bold=True) + str(error), err=True)
+        _say(str(error))
         sys.exit(3 if isinstance(error, GateError) else 1)
+    except OSError as error:
+        if error.filename is None:
+            raise  # not about a file of the user's: a bug
+        _say(f"{os.fsdecode(error.filename)}: {error.strerror}")
+        sys.exit(1)
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
     except click.ClickException as error:

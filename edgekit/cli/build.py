@@ -53,8 +53,11 @@ def command(
     if base is None:
         from edgekit.project import FILE, read_project
 
-        if wrong := [name for name, value in given.items() if value and name != "out"]:
-            raise click.UsageError(f"--{wrong[0]} goes with a BASE; a project file has its own")
+        names = {"adapters": "adapter", "quants": "quant", "types": "tensor-type"}
+        if wrong := [name for name, value in given.items() if value not in (None, ()) and name != "out"]:
+            raise click.UsageError(
+                f"--{names.get(wrong[0], wrong[0])} goes with a BASE; a project file has its own"
+            )
         spec = read_project(project or Path(FILE), force=force, threads=threads)
         if given["out"]:
             spec = replace(spec, out=given["out"])
@@ -80,7 +83,7 @@ def _spec(base: Path, force: bool, threads: int | None, given: dict[str, Any]) -
         adapters=adapters,
         quantizations=given["quants"] or DEFAULT_QUANTIZATIONS,
         version=given["version"] or "0.1.0",
-        counter=given["counter"] or 1,
+        counter=1 if given["counter"] is None else given["counter"],
         tensor_types=given["types"],
         prompt=read_prompt(given["prompt"]) if given["prompt"] else None,
         system=given["system"],

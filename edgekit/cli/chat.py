@@ -25,6 +25,7 @@ Messages = list[dict[str, str]]
 @click.option("--seed", type=int, help="The same seed gives the same answers.")
 @click.option("--ctx", "n_ctx", type=click.IntRange(min=1), help="Context in tokens.")
 @click.option("--threads", type=click.IntRange(min=0), default=0, help="0 takes the physical cores.")
+@click.option("--verify", is_flag=True, help="Check the artifact's SHA-256 before it is loaded.")
 def command(
     bundle: Path,
     system: str | None,
@@ -33,6 +34,7 @@ def command(
     seed: int | None,
     n_ctx: int | None,
     threads: int,
+    verify: bool,
 ) -> None:
     """Talk with BUNDLE (a folder, or a .gguf file); it remembers the conversation.
 
@@ -43,7 +45,7 @@ def command(
     from edgekit.model import load
 
     # A conversation reuses all of its cache: the next answer starts at once, at the price of exactness.
-    with load(bundle, n_ctx=n_ctx, threads=threads, exact=False) as model:
+    with load(bundle, n_ctx=n_ctx, threads=threads, exact=False, verify=verify) as model:
         if model.chat_template is None:
             raise InputError("the model has no chat template", path=bundle, next_step="edgekit run --raw")
         start: Messages = [] if system is None else [{"role": "system", "content": system}]

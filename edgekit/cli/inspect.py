@@ -65,12 +65,17 @@ def _bundle(found: dict[str, Any]) -> None:
         ("licence", found["licence"]),
         ("memory by context", memory),
         ("prompt", found["prompt"]),
-        ("output fields", ", ".join((found["output_schema"] or {}).get("properties", {}))),
+        ("output fields", ", ".join(map(str, _fields(found["output_schema"])))),
         ("built with", ", ".join(f"{name} {version}" for name, version in found["tools"].items())),
     ]
     _facts(rows)
     click.echo()
     _gguf(found["artifact"])
+
+
+def _fields(schema: Any) -> list[str]:
+    properties = (schema or {}).get("properties")
+    return list(properties) if isinstance(properties, dict) else []
 
 
 def _gguf(found: dict[str, Any]) -> None:
@@ -92,7 +97,7 @@ def _checkpoint(found: dict[str, Any]) -> None:
 
     _facts(
         [
-            ("checkpoint", f"{', '.join(found['architectures'])}, {found['parameters']:,} parameters"),
+            ("checkpoint", f"{_short(found['architectures'])}, {found['parameters']:,} parameters"),
             (
                 "tensors",
                 f"{found['tensors']}: " + ", ".join(f"{n} {dtype}" for dtype, n in found["dtypes"].items()),

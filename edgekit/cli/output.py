@@ -29,6 +29,11 @@ def size(nbytes: float) -> str:
     raise AssertionError
 
 
+def printable(text: str) -> str:
+    """Text from elsewhere without the control characters that would steer a terminal."""
+    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
+
+
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str | None = None) -> None:
     """Print a table; all columns but the first are aligned to the right when they hold figures."""
     from rich.console import Console
@@ -46,7 +51,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str |
         figures = index > 0 and all(row[index][:1].isdigit() or row[index] in {"", "-"} for row in rows)
         drawn.add_column(column, justify="right" if figures else "left", overflow="fold")
     for row in rows:
-        drawn.add_row(*row)
+        drawn.add_row(*map(printable, row))
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console.width = PIPE_WIDTH
@@ -64,7 +69,6 @@ class Bars(Listener):
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._task: TaskID | None = None
-        self._shown = 0.0
 
     def stage(self, name: str, total: int) -> None:
         if self._task is not None:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 @click.option("--seed", type=int, help="The same seed gives the same answer.")
 @click.option("--ctx", "n_ctx", type=click.IntRange(min=1), help="Context in tokens.")
 @click.option("--threads", type=click.IntRange(min=0), default=0, help="0 takes the physical cores.")
+@click.option("--verify", is_flag=True, help="Check the artifact's SHA-256 before it is loaded.")
 def command(
     bundle: Path,
     prompt: str,
@@ -49,6 +50,7 @@ def command(
     as_json: bool,
     n_ctx: int | None,
     threads: int,
+    verify: bool,
     **sampling: Any,
 ) -> None:
     """Answer one prompt from BUNDLE (a folder, or a .gguf file).
@@ -66,12 +68,12 @@ def command(
     if schema_file is not None:
         options["schema"] = read_json(schema_file)
     text = sys.stdin.read() if prompt == "-" else prompt
-    with load(bundle, n_ctx=n_ctx, threads=threads) as model:
+    with load(bundle, n_ctx=n_ctx, threads=threads, verify=verify) as model:
         if extract:
             text = model.extraction_prompt(text)
             options.setdefault("schema", model.extraction_schema())
         pieces = model.pieces(text, system=system, raw=raw, **options)
-        _show(pieces, bool(options.get("schema")), as_json)
+        _show(pieces, options.get("schema") is not None, as_json)
 
 
 def _show(pieces: Any, has_schema: bool, as_json: bool) -> None:

@@ -41,11 +41,14 @@ def command(bundle: Path, replay: bool, as_json: bool) -> None:
 
 def _replay(opened: Any) -> dict[str, Any]:
     from edgekit import golden
+    from edgekit.profiles.cpu import usable_cores
     from edgekit.runtimes.llamacpp import LlamaCppEngine, LlamaCppOptions
 
-    engine = LlamaCppEngine(opened.artifact, LlamaCppOptions(n_ctx=512))
+    recorded = golden.read(opened)
+    with opened.verified() as artifact:
+        engine = LlamaCppEngine(artifact, LlamaCppOptions(n_ctx=512, threads=usable_cores()))
     try:
-        found = golden.replay(engine, golden.read(opened))
+        found = golden.replay(engine, recorded)
     finally:
         engine.close()
     return {"differences": found.differences, "probes": found.probes, "largest_difference": found.largest}

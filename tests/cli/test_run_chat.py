@@ -46,7 +46,7 @@ def test_text_comes_out(loaded: dict[str, Any]) -> None:
     done = invoke("run", "some/bundle", "-p", "Hi", "--ctx", "99", "--threads", "2")
     assert (done.exit_code, done.stdout) == (0, "Hello 😀\n")
     assert loaded["path"] == Path("some/bundle")
-    assert loaded["options"] == {"n_ctx": 99, "threads": 2}
+    assert loaded["options"] == {"n_ctx": 99, "threads": 2, "verify": False}
 
 
 def test_the_prompt_from_standard_input(loaded: dict[str, Any]) -> None:
@@ -109,7 +109,7 @@ def test_a_conversation_is_remembered(loaded: dict[str, Any]) -> None:
     loaded["script"] = str.upper
     done = invoke("chat", "b", text="one\n\ntwo\n/reset\nthree\n/exit\nnever\n")
     assert done.stdout == "ONE\nTWO\nTHREE\n"
-    assert loaded["options"] == {"n_ctx": None, "threads": 0, "exact": False}
+    assert loaded["options"] == {"n_ctx": None, "threads": 0, "exact": False, "verify": False}
     assert invoke("chat", "b", text="one").stdout == "ONE\n"
 
 

@@ -148,8 +148,10 @@ def test_ids_of_special_tokens_and_several_ends(tmp_path: Path) -> None:
     folder = write_llama(tmp_path)
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [383, 380]}))
     vocabulary = read(folder)
-    assert vocabulary.ids == {"bos": 379, "eos": 383, "eot": 380}
+    assert vocabulary.ids == {"bos": 379, "eos": 383}  # llama.cpp knows 380 by its text, <|end_of_text|>
     assert vocabulary.ends == {383, 380}
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [383, 381, 382]}))
+    assert read(folder).ids == {"bos": 379, "eos": 383, "eot": 381, "eom": 382}
 
 
 def test_bos_by_the_post_processor(tmp_path: Path) -> None:
@@ -197,6 +199,15 @@ def set_vocab(content: dict[str, Any], token: Any, index: Any) -> None:
         (lambda c: c["model"].update(byte_fallback=True), UnsupportedModelError, "SentencePiece"),
         (lambda c: c.update(normalizer={"type": "Lowercase"}), UnsupportedModelError, "normalizer"),
         (lambda c: c.update(pre_tokenizer={"type": "Whitespace"}), UnsupportedModelError, "pre-tokenizer"),
+        (lambda c: c.update(normalizer={"type": "NFC"}), UnsupportedModelError, "normalizer"),
+        (lambda c: c["pre_tokenizer"]["pretokenizers"][0].update(pattern="abc"), InputError, "malformed"),
+        (lambda c: c["pre_tokenizer"].update(pretokenizers=5), InputError, "malformed"),
+        (
+            lambda c: c.update(post_processor={"type": "TemplateProcessing", "single": 5}),
+            InputError,
+            "malformed",
+        ),
+        (lambda c: c.update(post_processor={"processors": [5]}), InputError, "malformed"),
         (lambda c: c.update(pre_tokenizer=None), UnsupportedModelError, "pre-tokenizer"),
         (lambda c: c.update(model=[]), InputError, "not a readable tokenizer.json"),
         (lambda c: c["model"].update(merges=[["a"]]), InputError, "not a readable tokenizer.json"),
@@ -216,7 +227,7 @@ def test_missing_or_broken_tokenizer(tmp_path: Path) -> None:
         read(folder)
     (folder / "tokenizer.json").unlink()
     with pytest.raises(InputError, match="no tokenizer.json"):
-        read(folder)
+        plan.lay_out(Checkpoint(folder), folder, "test")
 
 
 def test_a_tokenizer_that_tokenizers_cannot_load_fails_in_its_own_process(tmp_path: Path) -> None:

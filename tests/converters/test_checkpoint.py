@@ -83,6 +83,15 @@ def test_eight_bit_floats_without_scales_are_refused(tmp_path: Path) -> None:
         one_tensor(tmp_path, np.ones((4, 4), ml_dtypes.float8_e4m3fn))
 
 
+def test_a_scale_beside_another_dtype_is_not_hidden(tmp_path: Path) -> None:
+    write_sidecars(tmp_path, llama_config())
+    save(
+        tmp_path / "model.safetensors",
+        {"w.weight": np.ones((2, 2), np.float32), "w.weight_scale": np.ones(1, np.float32)},
+    )
+    assert list(Checkpoint(tmp_path).names()) == ["w.weight", "w.weight_scale"]
+
+
 @pytest.mark.parametrize("method", ["gptq", "awq", "bitsandbytes", "mxfp4"])
 def test_quantized_bases_are_refused(tmp_path: Path, method: str) -> None:
     with pytest.raises(UnsupportedModelError, match=f"already quantized \\({method}\\)"):
@@ -169,7 +178,7 @@ def raw(path: Path, header: bytes, data: bytes = b"", length: int | None = None)
     return path
 
 
-def entry(dtype: str = "F32", shape: Any = (2,), offsets: Any = (0, 8)) -> dict[str, Any]:
+def entry(dtype: Any = "F32", shape: Any = (2,), offsets: Any = (0, 8)) -> dict[str, Any]:
     return {"dtype": dtype, "shape": shape, "data_offsets": offsets}
 
 
@@ -188,6 +197,7 @@ def entry(dtype: str = "F32", shape: Any = (2,), offsets: Any = (0, 8)) -> dict[
         ({"w": entry()}, bytes(20), "size doesn't match"),
         ({"w": entry()}, bytes(7), "truncated"),
         ({"w": [1]}, b"", "unsound header"),
+        ({"w": entry(dtype=["F32"])}, bytes(8), "unsound header"),
         ({"w": {**entry(), "x": 1}}, bytes(8), "unsound header"),
     ],
 )

@@ -119,6 +119,10 @@ def test_interleaving_by_units_is_interleaving_the_whole() -> None:
         ({"hidden_act": "gelu"}, UnsupportedModelError, "activation"),
         ({"rope_scaling": {"rope_type": "dynamic", "factor": 2}}, UnsupportedModelError, "rope scaling"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 2}}, UnsupportedModelError, "rope scaling"),
+        ({"rope_scaling": "llama3"}, InputError, "rope_scaling is unsound"),
+        ({"rope_scaling": {"rope_type": ["llama3"]}}, UnsupportedModelError, "rope scaling"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, InputError, "low_freq_factor is unsound"),
+        ({"architectures": 5}, UnsupportedModelError, "isn't converted"),
         ({"num_attention_heads": 4, "num_key_value_heads": 3}, UnsupportedModelError, "evenly"),
         ({"num_hidden_layers": -1}, InputError, "num_hidden_layers is unsound"),
         ({"hidden_size": "64"}, InputError, "hidden_size is unsound"),
@@ -145,13 +149,25 @@ def test_unsupported_architecture_lists_what_is_supported() -> None:
     assert "LlamaForCausalLM" in str(caught.value) and "FooForCausalLM" in str(caught.value)
 
 
-def test_a_tied_checkpoint_that_also_stores_its_head_uses_the_embedding(tmp_path: Path) -> None:
+def test_a_head_that_is_stored_is_used_as_transformers_uses_it(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
     config = llama_config(tie_word_embeddings=True)
     write_sidecars(tmp_path, config)
-    weights = llama_weights(config) | {"lm_head.weight": np.zeros((384, 64), np.float32)}
+    weights = llama_weights(config) | {"lm_head.weight": np.full((384, 64), 0.5, np.float32)}
     save(tmp_path / "model.safetensors", weights)
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    assert np.array_equal(model.lm_head.weight.detach().numpy(), weights["lm_head.weight"])
     layout = plan.lay_out(Checkpoint(tmp_path), tmp_path, "test")
-    assert "output.weight" not in {tensor.name for tensor in layout.tensors}
+    assert "output.weight" in {tensor.name for tensor in layout.tensors}
+
+
+@pytest.mark.parametrize("tied", [False, None, "yes"])
+def test_a_missing_head_is_an_error_unless_the_config_says_tied(tmp_path: Path, tied: Any) -> None:
+    folder = write_llama(tmp_path, tie_word_embeddings=True)
+    (folder / "config.json").write_text(json.dumps(llama_config() | {"tie_word_embeddings": tied}))
+    with pytest.raises(InputError, match="lm_head.weight' is missing"):
+        plan.lay_out(Checkpoint(folder), folder, "test")
 
 
 def test_chunks_cover_every_row_once_in_units() -> None:

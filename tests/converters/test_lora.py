@@ -261,6 +261,40 @@ def test_rank_that_the_configuration_contradicts_is_refused(tmp_path: Path) -> N
         merged(base, (adapter, 1.0))
 
 
+def test_tensors_that_would_hide_each_other_are_refused(tmp_path: Path) -> None:
+    base = write_llama(tmp_path / "base")
+    full = lora_arrays(llama_config(), attention_modules(2))
+    name = "model.layers.0.self_attn.q_proj.lora_A"
+    twice = full | {f"{name}.default.weight": full[f"{name}.weight"] * 100}
+    with pytest.raises(AdapterError, match="two tensors for one place"):
+        merged(base, (write_adapter(tmp_path / "twice", twice), 1.0))
+    nested = {f"transformer.{key}": array for key, array in full.items()} | full
+    with pytest.raises(AdapterError, match="as .* does"):
+        merged(base, (write_adapter(tmp_path / "nested", nested), 1.0))
+    other = {f"vision_model.{key}": array for key, array in full.items()}
+    with pytest.raises(AdapterError, match="the base has no such module"):
+        merged(base, (write_adapter(tmp_path / "other", other), 1.0))
+
+
+def test_a_half_adapter_with_a_regex_is_refused(tmp_path: Path) -> None:
+    base = write_llama(tmp_path / "base")
+    half = lora_arrays(llama_config(), attention_modules(1))
+    adapter = write_adapter(tmp_path / "half", half, target_modules=r".*\.(q_proj|v_proj)")
+    with pytest.raises(AdapterError, match="layers.1.self_attn.q_proj: is targeted"):
+        merged(base, (adapter, 1.0))
+
+
+def test_embeddings_saved_unasked_are_refused_where_they_are_tied(tmp_path: Path) -> None:
+    arrays = lora_arrays(llama_config(), attention_modules(2))
+    arrays["model.embed_tokens.weight"] = np.ones((384, 64), np.float32)
+    adapter = write_adapter(tmp_path / "lora", arrays)
+    untied = write_llama(tmp_path / "untied")
+    assert_same(merged(untied, (adapter, 1.0)), peft_merge(untied, (adapter, 1.0)))
+    tied = write_llama(tmp_path / "tied", tie_word_embeddings=True)
+    with pytest.raises(AdapterError, match="not in modules_to_save"):
+        merged(tied, (adapter, 1.0))
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -280,6 +314,14 @@ def test_rank_that_the_configuration_contradicts_is_refused(tmp_path: Path) -> N
         ({"use_something_new": {"x": 1}}, "won't guess"),
         ({"r": 0}, "r is unsound"),
         ({"r": True}, "r is unsound"),
+        ({"use_rslora": "false"}, "use_rslora is unsound"),
+        ({"exclude_modules": 5}, "exclude_modules is unsound"),
+        ({"exclude_modules": "("}, "exclude_modules is unsound"),
+        ({"layers_to_transform": "ab"}, "layers_to_transform is unsound"),
+        ({"layers_to_transform": 1.5}, "layers_to_transform is unsound"),
+        ({"layers_pattern": "("}, "layers_pattern is unsound"),
+        ({"target_modules": r"(([a-z_0-9]+\.?)+)+!"}, "target_modules is unsound"),
+        ({"target_modules": r"(a*)*b"}, "target_modules is unsound"),
         ({"lora_alpha": "16"}, "lora_alpha is unsound"),
         ({"rank_pattern": {"(": 4}}, "rank_pattern is unsound"),
         ({"target_modules": 3}, "target_modules is unsound"),

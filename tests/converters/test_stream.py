@@ -61,14 +61,16 @@ def test_the_proof_sees_a_loadable_header_before_any_tensor_is_read(tmp_path: Pa
     assert seen == [len(layout.tensors)]
 
 
-def test_weights_that_are_not_finite_are_an_error(tmp_path: Path) -> None:
-    config = llama_config()
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("preset", presets.PRESETS)
+def test_weights_that_are_not_finite_are_an_error(tmp_path: Path, preset: str, value: float) -> None:
+    config = llama_config(num_hidden_layers=1)
     write_sidecars(tmp_path, config)
     weights = llama_weights(config)
-    weights["model.layers.1.mlp.up_proj.weight"][3, 3] = np.inf
+    weights["model.layers.0.mlp.up_proj.weight"][3, 3] = value
     save(tmp_path / "model.safetensors", weights)
-    with pytest.raises(InputError, match="up_proj.*holds values that Q8_0 can't"):
-        stream.write([plan.plan(layout_of(tmp_path), presets.preset("Q8_0"))], [tmp_path / "a.gguf"], 2)
+    with pytest.raises(InputError, match="up_proj.*holds values that no file takes"):
+        stream.write([plan.plan(layout_of(tmp_path), presets.preset(preset))], [tmp_path / "a.gguf"], 2)
 
 
 def test_numbers_too_large_for_f16_are_an_error(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from edgekit import atomic
 from edgekit.atomic import atomic_folder
 from edgekit.errors import InputError
 
@@ -91,18 +91,57 @@ def test_a_replace_that_was_killed_between_two_renames_is_undone(tmp_path: Path)
     assert contents(tmp_path) == {"bundle/old": "old"}
 
 
+WRITES = """
+import sys
+from pathlib import Path
+from edgekit.atomic import atomic_folder
+with atomic_folder(Path(sys.argv[1])) as temporary:
+    (temporary / "x").write_text("other")
+    print("ready", flush=True)
+    sys.stdin.read()
+"""
+
+
 def test_a_run_that_is_still_writing_is_left_alone(tmp_path: Path) -> None:
     final = tmp_path / "bundle"
-    with atomic_folder(final) as one:
-        (one / "x").write_text("1")
-        one = one.rename(tmp_path / ".bundle.1.partial")  # as another process would have named it
-        with atomic_folder(final) as other:
-            assert one.exists()
-            (other / "x").write_text("2")
-        one.rename(tmp_path / f".bundle.{os.getpid()}.partial")
-        (tmp_path / "bundle" / "x").unlink()
-        (tmp_path / "bundle").rmdir()
-    assert contents(final) == {"x": "1"}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", WRITES, str(final)], text=True, **pipes) as other:  # type: ignore[call-overload]
+        assert other.stdout.readline() == "ready\n"
+        with atomic_folder(final) as mine:
+            (mine / "x").write_text("mine")
+        assert len(list(tmp_path.glob(".bundle.*.partial"))) == 1
+        other.stdin.close()
+        assert other.wait() == 0
+    assert contents(final) == {"x": "other"}  # it was started first and allowed to; nothing half-written
+
+
+def test_leftovers_of_other_names_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / ".a-q8_0.x.999999999.old").mkdir()
+    with atomic_folder(tmp_path / "a-q8_0") as temporary:
+        (temporary / "x").write_text("1")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".a-q8_0.x.999999999.old", "a-q8_0"]
+
+
+@pytest.mark.parametrize("exchange", [True, False])
+def test_replacing_with_and_without_an_exchange(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchange: bool
+) -> None:
+    if not exchange:
+        monkeypatch.setattr(atomic, "_exchange", lambda *_: False)
+    for text in ("one", "two"):
+        with atomic_folder(tmp_path / "bundle", force=True) as temporary:
+            (temporary / "x").write_text(text)
+    assert contents(tmp_path) == {"bundle/x": "two"}
+
+
+def test_a_disk_that_refuses_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(InputError, match="can't write here"), atomic_folder(tmp_path / "bundle") as temporary:
+        (temporary / "x").write_text("1")
+        monkeypatch.setattr(atomic, "sync_file", refuse)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_place_that_can_not_be_written(tmp_path: Path) -> None:

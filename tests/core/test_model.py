@@ -219,7 +219,7 @@ SCHEMA_BOUNDED: dict[str, Any] = {
 
 
 def test_what_can_not_be_loaded(tmp_path: Path, base_gguf: Path) -> None:
-    with pytest.raises(InputError, match="missing"):
+    with pytest.raises(InputError, match="no model here"):
         edgekit.load(tmp_path / "none.gguf")
     with pytest.raises(BundleError, match="not a bundle"):
         edgekit.load(tmp_path)

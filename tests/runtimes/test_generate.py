@@ -178,7 +178,9 @@ def test_what_was_asked_before_does_not_change_an_answer(engine: LlamaCppEngine,
 @pytest.mark.parametrize("shared", [1, STEP - 1, STEP, STEP + 2])
 def test_the_logits_behind_that_are_the_same_bits(engine: LlamaCppEngine, shared: int) -> None:
     """Also where the shared prefix ends inside a step that was computed whole."""
-    prompt = engine.tokenize("A long story about a table for two at seven. " * 80, special=False)[: STEP + 100]
+    prompt = engine.tokenize("A long story about a table for two at seven. " * 80, special=False)[
+        : STEP + 100
+    ]
     fresh = Session(engine)._prefill(prompt, True, []).copy()
     session = Session(engine)
     session._prefill(prompt[:shared] + [5] * (STEP + 150), True, [])

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
 
@@ -220,10 +221,19 @@ def test_what_is_no_model(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> 
         LlamaCppEngine(tmp_path)
     path = tmp_path / "junk.gguf"
     path.write_bytes(b"GGML" + bytes(100))
-    with pytest.raises(BundleError) as error:
+    with pytest.raises(InputError, match="not a GGUF file"):
         LlamaCppEngine(path)
-    assert str(path) in str(error.value)
-    assert "magic" in str(error.value)
+    other = tmp_path / "other.gguf"
+    writer = gguf.GGUFWriter(other, "no-such-architecture")
+    writer.add_block_count(1)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(BundleError) as error:
+        LlamaCppEngine(other)
+    assert str(other) in str(error.value)
+    assert "no-such-architecture" in str(error.value)
     assert capfd.readouterr().err == ""
 
 
