@@ -25,17 +25,17 @@ $(VENV)/bin/python:
 
 $(VENV)/runtime.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@$(BIN)/python -c 'import llama_cpp' 2>/dev/null || echo "Compiling llama-cpp-python for this machine: once, about 5 minutes on 2 cores …"
-	$(INSTALL) --editable '.[llamacpp]'
+	PYTHONWARNINGS=ignore $(INSTALL) --editable '.[llamacpp]'
 	@touch $@
 
 $(VENV)/test.stamp: $(VENV)/runtime.stamp
 	@echo "Installing the test tools …"
-	$(INSTALL) --editable '.[llamacpp,test]'
+	PYTHONWARNINGS=ignore $(INSTALL) --editable '.[llamacpp,test]'
 	@touch $@
 
 $(VENV)/dev.stamp: $(VENV)/test.stamp
 	@echo "Installing torch, transformers and PEFT (oracles of the tests), ruff and mypy …"
-	$(INSTALL) --editable '.[dev]'
+	PYTHONWARNINGS=ignore $(INSTALL) --editable '.[dev]'
 	@touch $@
 
 demo: $(VENV)/runtime.stamp
