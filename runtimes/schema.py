@@ -11,6 +11,7 @@ from edgekit.errors import InputError
 MAX_DEPTH: Final = 64
 MAX_BYTES: Final = 64 * 1024
 MAX_INTEGER: Final = 2**53
+MAX_FLOAT: Final = 1e15  # llguidance rounds 8087399990408271.0 to …270
 """llguidance keeps numbers as doubles: a larger constant would come out as its neighbour."""
 
 _NUMBERS: Final = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"})
@@ -61,11 +62,13 @@ def _check_depth(schema: Any) -> None:
                 inner += value.values()
             elif isinstance(value, list | tuple):
                 inner += value
-            elif isinstance(value, int) and abs(value) > MAX_INTEGER:
+            elif isinstance(value, int | float) and abs(value) > (
+                MAX_INTEGER if isinstance(value, int) else MAX_FLOAT
+            ):
                 raise InputError(
-                    "the output schema holds an integer too big to be exact",
+                    "the output schema holds a number too big to be exact",
                     found=value,
-                    expected="up to 2**53",
+                    expected="up to 2**53, with a decimal point up to 1e15",
                 )
         level = inner
         if len(level) > MAX_BYTES:
