@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from edgekit import __version__, bundle, golden, worker
 from edgekit.atomic import atomic_folder
 from edgekit.errors import EdgekitError, InputError
-from edgekit.files import sha256
+from edgekit.files import real, sha256
 from edgekit.project import BuildSpec
 from edgekit.requirements import memory_by_context
 
@@ -239,7 +239,7 @@ def _source(
             raise CancelledError
 
     listed = [bundle.File(path.name, path.stat().st_size, sha256(path, going_on)) for path in files]
-    return bundle.Source(folder.resolve().name, listed, weight)
+    return bundle.Source(real(folder).name, listed, weight)
 
 
 def _version(package: str) -> str | None:
@@ -259,7 +259,7 @@ def _check_schema(spec: BuildSpec) -> None:
 
 def _check_room(out: Path, plans: Sequence[Plan]) -> None:
     """The size is known beforehand: refuse a disk that can't hold it before working for minutes."""
-    place = out.resolve()
+    place = real(out)
     while not place.exists():
         place = place.parent
     needed = sum(plan.data_bytes for plan in plans) + (64 << 20)

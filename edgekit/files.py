@@ -20,6 +20,11 @@ JSON_LIMIT = 64 << 20
 """Bytes of JSON read at most: a 256k-token tokenizer.json takes about 35 MB."""
 
 
+def real(path: Path) -> Path:
+    """The path without links, however far it goes; links in a circle are left for whoever opens it."""
+    return Path(os.path.realpath(path))
+
+
 def inside(folder: Path, name: str) -> Path:
     """The path of ``name`` in ``folder``, or ``InputError`` if it leaves the folder by name or by link.
 
@@ -30,13 +35,13 @@ def inside(folder: Path, name: str) -> Path:
         raise InputError(
             "a path leaves its folder", path=folder, found=repr(name), expected="a name inside it"
         )
-    real, root = path.resolve(), folder.resolve()
+    target, root = real(path), real(folder)
     allowed = [root, root.parent.parent / "blobs"] if root.parent.name == "snapshots" else [root]
-    if not any(real.is_relative_to(place) for place in allowed):
+    if not any(target.is_relative_to(place) for place in allowed):
         raise InputError(
             "a link leaves its folder",
             path=path,
-            found=str(real),
+            found=str(target),
             expected=f"a file inside {folder}",
             next_step="copy the file itself into the folder",
         )

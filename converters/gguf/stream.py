@@ -6,7 +6,6 @@ and what is held is a chunk per thread. The system is asked to read ahead of the
 
 from __future__ import annotations
 
-import itertools
 import os
 import threading
 import time
@@ -22,10 +21,13 @@ from edgekit.converters.gguf import ggml
 from edgekit.converters.gguf.family import Mapped
 from edgekit.converters.gguf.plan import Placed, Plan
 from edgekit.errors import InputError
-from edgekit.tensors import TensorSource
+from edgekit.tensors import Float32, TensorSource
 
 CHUNK_ELEMENTS = 256 * 1024
 """Weights in a chunk: 1 MB of float32, so that a chunk stays in a core's cache from reading to writing."""
+
+WINDOW = 8
+"""Chunks that the system is asked to read ahead at once: asking for each took as long as reading it."""
 
 Prove = Callable[[Path], None]
 Report = Callable[[str, int], None]
@@ -126,15 +128,16 @@ class _Pass:
         self.report = report
         self.timing = Timing()
         self._chunks: Iterator[Chunk] = iter(())
-        self._ahead: Iterator[Chunk] = iter(())
+        self._ahead: Iterator[Chunk | None] = iter(())
         self._lock = threading.Lock()
         self._stop = threading.Event()
 
     def run(self, threads: int) -> Timing:
         todo = list(chunks(self.tensors))
-        self._chunks, self._ahead = iter(todo), itertools.islice(todo, 2 * threads, None)
-        for chunk in todo[: 2 * threads]:
-            self._prefetch(chunk)
+        ahead, lead = windows(todo), WINDOW + 2 * threads
+        self._chunks, self._ahead = iter(todo), iter(ahead[lead:])
+        for window in filter(None, ahead[:lead]):
+            self._prefetch(window)
         began = time.perf_counter()
         # One BLAS thread each: two pools fighting over the cores cost three times the whole Q8_0 pass.
         with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads, "quantize") as pool:
@@ -205,8 +208,7 @@ class _Worker:
         rows = self.shared.source.read(
             tensor.source, slice(chunk.start, chunk.stop), self.rows[:size].reshape(shape)
         )
-        # Not a number and infinity survive a sum: the quantizers would swallow them without a word.
-        if not np.isfinite(rows.sum()):
+        if not _is_finite(rows.reshape(-1)):
             raise _unsound(tensor, "no file")
         if tensor.transform:
             rows = tensor.transform(rows)
@@ -233,6 +235,15 @@ class _Worker:
         return spent
 
 
+def _is_finite(values: Float32) -> bool:
+    """Whether no value is a NaN or an infinity, which the quantizers would swallow without a word.
+
+    Both survive the sum of squares, BLAS's fastest look at every value; only where it overflows are they counted.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(values @ values)) or bool(np.isfinite(values).all())
+
+
 def _unsound(tensor: Mapped, holder: str) -> InputError:
     return InputError(
         f"tensor {tensor.source or tensor.name!r} holds values that {holder} takes",
@@ -240,6 +251,17 @@ def _unsound(tensor: Mapped, holder: str) -> InputError:
         expected="finite weights",
         next_step="check the checkpoint and the adapter; for F16, try BF16",
     )
+
+
+def windows(todo: Sequence[Chunk]) -> list[Chunk | None]:
+    """What to read ahead at each chunk: a run of up to ``WINDOW`` chunks of one tensor where it starts, or nothing."""
+    ahead: list[Chunk | None] = [None] * len(todo)
+    first = 0
+    for i, chunk in enumerate(todo):
+        if i == first or chunk.index != todo[first].index or i - first == WINDOW:
+            first = i
+        ahead[first] = Chunk(chunk.index, todo[first].start, chunk.stop)
+    return ahead
 
 
 def chunks(tensors: Sequence[Mapped]) -> Iterator[Chunk]:

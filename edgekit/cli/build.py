@@ -71,7 +71,7 @@ def command(
 
 
 def _spec(base: Path, force: bool, threads: int | None, given: dict[str, Any]) -> BuildSpec:
-    from edgekit.files import read_json
+    from edgekit.files import read_json, real
     from edgekit.project import DEFAULT_QUANTIZATIONS, BuildSpec, parse_adapter, read_prompt
 
     adapters = tuple(parse_adapter(text) for text in given["adapters"])
@@ -79,7 +79,7 @@ def _spec(base: Path, force: bool, threads: int | None, given: dict[str, Any]) -
     return BuildSpec(
         base=base,
         out=given["out"] or Path("dist"),
-        name=given["name"] or named.resolve().name,
+        name=given["name"] or real(named).name,
         adapters=adapters,
         quantizations=given["quants"] or DEFAULT_QUANTIZATIONS,
         version=given["version"] or "0.1.0",

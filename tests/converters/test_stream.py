@@ -115,3 +115,28 @@ def test_without_llama_cpp_the_error_says_what_to_install(monkeypatch: pytest.Mo
     with pytest.raises(RuntimeUnavailableError, match="llama-cpp-python is not installed") as caught:
         ggml.load()
     assert "pip install" in str(caught.value)
+
+
+def test_every_chunk_is_read_ahead_once_and_in_order() -> None:
+    shapes = ((100, 1000), (7,), (31, 4, 4), (1, 64))
+    todo = [
+        stream.Chunk(index, start, min(start + 3, shape[0]))
+        for index, shape in enumerate(shapes)
+        for start in range(0, shape[0], 3)
+    ]
+    windows = stream.windows(todo)
+    seen = [(w.index, row) for w in windows if w for row in range(w.start, w.stop)]
+    assert seen == [(index, row) for index, shape in enumerate(shapes) for row in range(shape[0])]
+    assert all(
+        w is None or (w.index, w.start) == (c.index, c.start) for w, c in zip(windows, todo, strict=True)
+    )
+
+
+def test_weights_whose_squares_overflow_are_still_finite(tmp_path: Path) -> None:
+    folder = write_llama(tmp_path / "m")
+    weights = llama_weights(llama_config())
+    weights["model.norm.weight"][...] = 1e30
+    save(folder / "model.safetensors", weights)
+    stream.write([plan.plan(layout_of(folder), presets.preset("F32"))], [tmp_path / "a.gguf"], 1)
+    norm = next(t for t in gguf.GGUFReader(tmp_path / "a.gguf").tensors if t.name == "output_norm.weight")
+    assert (norm.data == np.float32(1e30)).all()
