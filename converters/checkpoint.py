@@ -54,7 +54,7 @@ class Checkpoint:
         file, extent = self._places[name]
         info = extent.info
         start, stop = span(rows, info.rows)
-        shape = (stop - start, *info.shape[1:]) if info.shape else ()
+        shape = info.part(stop - start)
         if out is None:
             out = np.empty(shape, np.float32)
         elif out.shape != shape or not out.flags.c_contiguous:

@@ -127,7 +127,7 @@ def _read_own(
     info = extent.info
     stop = info.rows if stop is None else stop
     if out is None:
-        out = np.empty((stop - start, *info.shape[1:]), np.float32)
+        out = np.empty(info.part(stop - start), np.float32)
     row_bytes = extent.nbytes // max(1, info.rows)
     raw = scratch((stop - start) * row_bytes)
     adapter.file.read_into(extent.offset + start * row_bytes, raw.data)

@@ -25,8 +25,12 @@ class TensorInfo:
 
     @property
     def rows(self) -> int:
-        """Length of the first axis; 1 for a scalar."""
-        return self.shape[0] if self.shape else 1
+        """Rows as ``read`` counts them: all axes but the last, flattened; a vector's rows are its elements."""
+        return prod(self.shape[:-1]) if len(self.shape) > 1 else self.size
+
+    def part(self, rows: int) -> tuple[int, ...]:
+        """The shape of so many rows."""
+        return (rows, self.shape[-1]) if len(self.shape) > 1 else (rows,) if self.shape else ()
 
     @property
     def size(self) -> int:
@@ -51,9 +55,10 @@ class TensorSource(Protocol):
         ...
 
     def read(self, name: str, rows: slice = ALL, out: Float32 | None = None) -> Float32:
-        """Rows of one tensor in float32, shape ``(n_rows, *shape[1:])``.
+        """Rows of one tensor in float32, shape ``(n_rows, columns)``, or ``(n_rows,)`` of a vector.
 
-        ``out``, C-contiguous and of that shape, is filled and returned where given.
+        Of a stack of matrices the leading axes are flattened. ``out``, C-contiguous and of that shape, is filled
+        and returned where given.
         """
         ...
 

@@ -31,11 +31,22 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class Part:
+    """Rows ``start`` to ``stop`` of a checkpoint's tensor, counted as ``TensorSource.read`` counts them."""
+
+    source: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
 class Mapped:
     """One GGUF tensor and where it comes from.
 
-    ``shape`` is numpy's (rows first). Rows are read in multiples of ``unit``, then given to ``transform``, which
-    keeps their shape. A tensor that no checkpoint holds has its ``values`` instead of a ``source``.
+    ``shape`` is numpy's (rows first; experts before rows). It comes from the whole of ``source``, or from ``parts``
+    put one below the other: a slice of a fused weight, a stack of experts, heads in another order. Rows are read in
+    multiples of ``unit``, then given to ``transform``, which keeps their number and length unless it gets all at
+    once. A tensor that no checkpoint holds has its ``values`` instead.
     """
 
     name: str
@@ -44,6 +55,12 @@ class Mapped:
     unit: int = 1
     transform: Callable[[Float32], Float32] | None = None
     values: Float32 | None = None
+    parts: tuple[Part, ...] = ()
+
+    @property
+    def sources(self) -> set[str]:
+        """Names of the checkpoint's tensors that it is made of."""
+        return {part.source for part in self.parts} or ({self.source} if self.source else set())
 
 
 class Family(Protocol):
@@ -92,9 +109,12 @@ def number(config: Mapping[str, Any], key: str, default: float) -> float:
 
 def expect(source: TensorSource, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     """``shape``, if the source has the tensor in it; ``InputError`` otherwise."""
-    if name not in source.names():
-        raise InputError(f"tensor {name!r} is missing", expected=f"shape {shape}, as config.json has it")
-    found = source.info(name).shape
+    try:
+        found = source.info(name).shape
+    except KeyError:
+        raise InputError(
+            f"tensor {name!r} is missing", expected=f"shape {shape}, as config.json has it"
+        ) from None
     if found != shape:
         raise InputError(
             f"tensor {name!r} doesn't match config.json",

@@ -42,7 +42,7 @@ class Layout:
     @property
     def parameters(self) -> int:
         """Number of weights, computed tensors left out."""
-        return sum(int(np.prod(tensor.shape)) for tensor in self.tensors if tensor.source)
+        return sum(int(np.prod(tensor.shape)) for tensor in self.tensors if tensor.sources)
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def lay_out(source: TensorSource, folder: Path, name: str) -> Layout:
     """Map a model to GGUF: from configs and headers alone, before any work starts."""
     family = families.find(source.config, folder / "config.json")
     metadata, tensors = family.metadata(source.config), family.tensors(source)
-    families.check_consumed(source, {t.source for t in tensors}, family, folder)
+    families.check_consumed(source, set().union(*(t.sources for t in tensors)), family, folder)
     embedding = next(tensor for tensor in tensors if tensor.name == "token_embd.weight")
     vocabulary = tokenizers.read(folder, source.config, embedding.shape[0])
     return Layout(source, family, metadata, tensors, vocabulary, name)

@@ -18,7 +18,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from edgekit.converters.gguf import ggml
-from edgekit.converters.gguf.family import Mapped
+from edgekit.converters.gguf.family import Mapped, Part
 from edgekit.converters.gguf.plan import Placed, Plan
 from edgekit.errors import InputError
 from edgekit.tensors import Float32, TensorSource
@@ -36,11 +36,11 @@ Report = Callable[[str, int], None]
 
 @dataclass(frozen=True)
 class Chunk:
-    """Rows ``start`` to ``stop`` of the tensor at ``index`` in every file's plan."""
+    """What is read, changed, quantized and written at once: rows from ``at`` on of the tensor at ``index``."""
 
     index: int
-    start: int
-    stop: int
+    parts: tuple[Part, ...]
+    at: int = 0
 
 
 @dataclass
@@ -128,12 +128,12 @@ class _Pass:
         self.report = report
         self.timing = Timing()
         self._chunks: Iterator[Chunk] = iter(())
-        self._ahead: Iterator[Chunk | None] = iter(())
+        self._ahead: Iterator[Part | None] = iter(())
         self._lock = threading.Lock()
         self._stop = threading.Event()
 
     def run(self, threads: int) -> Timing:
-        todo = list(chunks(self.tensors))
+        todo = list(chunks(self.tensors, self.source))
         ahead, lead = windows(todo), WINDOW + 2 * threads
         self._chunks, self._ahead = iter(todo), iter(ahead[lead:])
         for window in filter(None, ahead[:lead]):
@@ -159,10 +159,8 @@ class _Pass:
             self._prefetch(ahead)
         return chunk
 
-    def _prefetch(self, chunk: Chunk) -> None:
-        tensor = self.tensors[chunk.index]
-        if tensor.source:
-            self.source.prefetch(tensor.source, slice(chunk.start, chunk.stop))
+    def _prefetch(self, part: Part) -> None:
+        self.source.prefetch(part.source, slice(part.start, part.stop))
 
     def _work(self) -> None:
         try:
@@ -201,15 +199,18 @@ class _Worker:
         columns = tensor.shape[-1]
         if tensor.values is not None:
             return tensor.values.reshape(-1, columns)
-        shape = (chunk.stop - chunk.start, *tensor.shape[1:])
-        size = int(np.prod(shape))
-        if self.rows.size < size:
-            self.rows = np.empty(size, np.float32)
-        rows = self.shared.source.read(
-            tensor.source, slice(chunk.start, chunk.stop), self.rows[:size].reshape(shape)
-        )
-        if not _is_finite(rows.reshape(-1)):
+        shapes = [self.shared.source.info(p.source).part(p.stop - p.start) for p in chunk.parts]
+        sizes = [int(np.prod(shape)) for shape in shapes]
+        if self.rows.size < sum(sizes):
+            self.rows = np.empty(sum(sizes), np.float32)
+        done = 0
+        for part, shape, size in zip(chunk.parts, shapes, sizes, strict=True):
+            out = self.rows[done : done + size].reshape(shape)
+            self.shared.source.read(part.source, slice(part.start, part.stop), out)
+            done += size
+        if not _is_finite(self.rows[:done]):
             raise _unsound(tensor, "no file")
+        rows = self.rows[:done].reshape(-1, *shapes[0][1:])
         if tensor.transform:
             rows = tensor.transform(rows)
         return rows.reshape(-1, columns)
@@ -230,8 +231,7 @@ class _Worker:
         spent = time.perf_counter() - began
         if written != nbytes or not self.ggml.validate(placed.kind, self.packed, nbytes):
             raise _unsound(placed.mapped, f"{placed.kind.name} never")
-        first = chunk.start if len(placed.mapped.shape) > 1 else 0
-        output.write(placed, first, self.packed[:nbytes].data)
+        output.write(placed, chunk.at, self.packed[:nbytes].data)
         return spent
 
 
@@ -246,31 +246,40 @@ def _is_finite(values: Float32) -> bool:
 
 def _unsound(tensor: Mapped, holder: str) -> InputError:
     return InputError(
-        f"tensor {tensor.source or tensor.name!r} holds values that {holder} takes",
+        f"tensor {next(iter(sorted(tensor.sources)), tensor.name)!r} holds values that {holder} takes",
         found="an infinity, a NaN, or a number out of range",
         expected="finite weights",
         next_step="check the checkpoint and the adapter; for F16, try BF16",
     )
 
 
-def windows(todo: Sequence[Chunk]) -> list[Chunk | None]:
-    """What to read ahead at each chunk: a run of up to ``WINDOW`` chunks of one tensor where it starts, or nothing."""
-    ahead: list[Chunk | None] = [None] * len(todo)
+def windows(todo: Sequence[Chunk]) -> list[Part | None]:
+    """What to read ahead at each chunk: up to ``WINDOW`` chunks' rows of one tensor where they start, or nothing."""
+    ahead: list[Part | None] = [None] * len(todo)
     first = 0
     for i, chunk in enumerate(todo):
-        if i == first or chunk.index != todo[first].index or i - first == WINDOW:
-            first = i
-        ahead[first] = Chunk(chunk.index, todo[first].start, chunk.stop)
+        if not chunk.parts:
+            continue
+        part, begun = chunk.parts[0], ahead[first]
+        if begun and begun.source == part.source and begun.stop == part.start and i - first < WINDOW:
+            ahead[first] = Part(part.source, begun.start, part.stop)
+        else:
+            first, ahead[i] = i, part
     return ahead
 
 
-def chunks(tensors: Sequence[Mapped]) -> Iterator[Chunk]:
-    """Cut every tensor into runs of rows, in units that belong together; vectors stay whole."""
+def chunks(tensors: Sequence[Mapped], source: TensorSource) -> Iterator[Chunk]:
+    """Cut every tensor into runs of rows, in units that belong together; what holds vectors stays whole."""
     for index, tensor in enumerate(tensors):
-        rows = tensor.shape[0]
-        step = rows
-        if len(tensor.shape) > 1 and tensor.values is None:
-            per_unit = int(np.prod(tensor.shape[1:])) * tensor.unit
-            step = max(1, CHUNK_ELEMENTS // per_unit) * tensor.unit
-        for start in range(0, rows, step):
-            yield Chunk(index, start, min(start + step, rows))
+        parts = tensor.parts or tuple(Part(name, 0, source.info(name).rows) for name in tensor.sources)
+        shapes = [source.info(part.source).shape for part in parts]
+        if any(len(shape) < 2 for shape in shapes) or not parts:
+            yield Chunk(index, parts)
+            continue
+        at = 0
+        for part, shape in zip(parts, shapes, strict=True):
+            step = max(1, CHUNK_ELEMENTS // (shape[-1] * tensor.unit)) * tensor.unit
+            for start in range(part.start, part.stop, step):
+                stop = min(start + step, part.stop)
+                yield Chunk(index, (Part(part.source, start, stop),), at)
+                at += stop - start

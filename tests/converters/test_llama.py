@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ import numpy as np
 import pytest
 
 from edgekit.converters.checkpoint import Checkpoint
-from edgekit.converters.gguf import families, llama, plan, presets, stream
-from edgekit.converters.gguf.family import Mapped
+from edgekit.converters.gguf import decoder, families, plan, presets, stream
+from edgekit.converters.gguf.family import Mapped, Part
 from edgekit.errors import InputError, UnsupportedModelError
 from edgekit.runtimes.engine import Run
+from edgekit.tensors import ALL, Float32, TensorInfo
 from tests.models import llama_config, llama_weights, save, write_llama, write_sidecars
 
 LLAMA3_ROPE = {
@@ -78,7 +80,7 @@ def test_rotation_factors_are_those_of_transformers() -> None:
     )  # fmt: skip
     frequencies, _ = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))
     plain = 1.0 / (5e5 ** (torch.arange(0, 64, 2, dtype=torch.float32) / 64))
-    factors = llama.llama3_factors(llama.rope({"rope_parameters": config.rope_parameters}), 64)
+    factors = decoder.llama3_factors(decoder.rope({"rope_parameters": config.rope_parameters}), 64)
     np.testing.assert_allclose(plain.numpy() / factors, frequencies.numpy(), rtol=1e-6)
 
 
@@ -101,8 +103,8 @@ def test_metadata_is_what_llama_cpps_converter_writes(base: Path, tmp_path: Path
 
 def test_interleaving_by_units_is_interleaving_the_whole() -> None:
     rows = np.arange(6 * 8 * 3, dtype=np.float32).reshape(48, 3)
-    whole = llama._interleave(8)(rows)
-    parts = np.concatenate([llama._interleave(8)(rows[i : i + 16]) for i in range(0, 48, 16)])
+    whole = decoder.interleave(8)(rows)
+    parts = np.concatenate([decoder.interleave(8)(rows[i : i + 16]) for i in range(0, 48, 16)])
     assert np.array_equal(whole, parts)
     assert np.array_equal(whole[:8, 0], rows[[0, 4, 1, 5, 2, 6, 3, 7], 0])
 
@@ -170,14 +172,48 @@ def test_a_missing_head_is_an_error_unless_the_config_says_tied(tmp_path: Path, 
         plan.lay_out(Checkpoint(folder), folder, "test")
 
 
+class _Shapes:
+    """A source that knows shapes only."""
+
+    config: Mapping[str, Any] = {}
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        self.shapes = shapes
+
+    def names(self) -> Sequence[str]:
+        return list(self.shapes)
+
+    def info(self, name: str) -> TensorInfo:
+        return TensorInfo("F32", self.shapes[name])
+
+    def read(self, name: str, rows: slice = ALL, out: Float32 | None = None) -> Float32:
+        raise NotImplementedError
+
+    def prefetch(self, name: str, rows: slice = ALL) -> None:
+        raise NotImplementedError
+
+
 def test_chunks_cover_every_row_once_in_units() -> None:
+    shapes = {"a": (1000, 3000), "b": (7,), "c": (5, 1 << 21), "e": (4, 30, 3000), "n0": (8,), "n1": (8,)}
     tensors = [
         Mapped("a", (1000, 3000), "a", unit=128),
         Mapped("b", (7,), "b"),
         Mapped("c", (5, 1 << 21), "c"),
+        Mapped("up", (4, 10, 3000), parts=tuple(Part("e", 30 * e + 10, 30 * e + 20) for e in range(4))),
+        Mapped("norms", (2, 8), parts=(Part("n0", 0, 8), Part("n1", 0, 8))),
     ]
-    covered: dict[int, list[int]] = {0: [], 1: [], 2: []}
-    for chunk in stream.chunks(tensors):
-        covered[chunk.index] += range(chunk.start, chunk.stop)
-        assert chunk.start % tensors[chunk.index].unit == 0
-    assert covered == {0: list(range(1000)), 1: list(range(7)), 2: list(range(5))}
+    covered: dict[int, list[int]] = {index: [] for index in range(5)}
+    for chunk in stream.chunks(tensors, _Shapes(shapes)):
+        unit = tensors[chunk.index].unit
+        assert chunk.at == len(covered[chunk.index]) or chunk.index == 4
+        for part in chunk.parts:
+            covered[chunk.index] += range(part.start, part.stop)
+            assert part.start % unit == 0
+    expected = [row for e in range(4) for row in range(30 * e + 10, 30 * e + 20)]
+    assert covered == {
+        0: list(range(1000)),
+        1: list(range(7)),
+        2: list(range(5)),
+        3: expected,
+        4: [*range(8), *range(8)],
+    }

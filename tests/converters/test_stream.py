@@ -12,6 +12,7 @@ import pytest
 
 from edgekit.converters.checkpoint import Checkpoint
 from edgekit.converters.gguf import ggml, plan, presets, stream
+from edgekit.converters.gguf.family import Part
 from edgekit.errors import InputError, RuntimeUnavailableError
 from tests.models import llama_config, llama_weights, save, write_llama, write_sidecars
 
@@ -118,18 +119,19 @@ def test_without_llama_cpp_the_error_says_what_to_install(monkeypatch: pytest.Mo
 
 
 def test_every_chunk_is_read_ahead_once_and_in_order() -> None:
-    shapes = ((100, 1000), (7,), (31, 4, 4), (1, 64))
+    rows = {"a": 100, "b": 7, "c": 31, "d": 1}
     todo = [
-        stream.Chunk(index, start, min(start + 3, shape[0]))
-        for index, shape in enumerate(shapes)
-        for start in range(0, shape[0], 3)
+        stream.Chunk(index, (Part(name, start, min(start + 3, count)),))
+        for index, (name, count) in enumerate(rows.items())
+        for start in range(0, count, 3)
     ]
-    windows = stream.windows(todo)
-    seen = [(w.index, row) for w in windows if w for row in range(w.start, w.stop)]
-    assert seen == [(index, row) for index, shape in enumerate(shapes) for row in range(shape[0])]
-    assert all(
-        w is None or (w.index, w.start) == (c.index, c.start) for w, c in zip(windows, todo, strict=True)
-    )
+    todo.insert(1, stream.Chunk(9, ()))
+    ahead = stream.windows(todo)
+    seen = [(part.source, row) for part in ahead if part for row in range(part.start, part.stop)]
+    assert seen == [(name, row) for name, count in rows.items() for row in range(count)]
+    for part, chunk in zip(ahead, todo, strict=True):
+        assert part is None or (part.source, part.start) == (chunk.parts[0].source, chunk.parts[0].start)
+    assert sum(part is not None for part in ahead) < len(todo) / 3
 
 
 def test_weights_whose_squares_overflow_are_still_finite(tmp_path: Path) -> None:

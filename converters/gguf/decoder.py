@@ -1,0 +1,230 @@
+"""What most families share: sizes, rotation and tables of a decoder's layers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from edgekit.converters.gguf.family import (
+    F32,
+    STRING,
+    U32,
+    Entry,
+    Mapped,
+    expect,
+    number,
+    unsupported,
+    whole,
+)
+from edgekit.converters.gguf.presets import Model
+from edgekit.errors import InputError
+from edgekit.tensors import Float32, TensorSource
+
+ROPE_NEEDS = {
+    "default": (),
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+}
+"""Rope scalings that any family may have, and the numbers they can't do without."""
+
+Transform = Callable[[Float32], Float32]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One module of a layer: the checkpoint's name, GGUF's, its weight's shape, and what happens to its rows.
+
+    A bias is taken along where the checkpoint has one.
+    """
+
+    module: str
+    gguf: str
+    shape: tuple[int, ...]
+    unit: int = 1
+    transform: Transform | None = None
+
+
+def heads(config: Mapping[str, Any]) -> tuple[int, int]:
+    """Query heads and key-value heads."""
+    count = whole(config, "num_attention_heads")
+    return count, whole(config, "num_key_value_heads", count)
+
+
+def head_dim(config: Mapping[str, Any]) -> int:
+    """Size of a head, which need not be hidden size / heads."""
+    return whole(config, "head_dim", whole(config, "hidden_size") // whole(config, "num_attention_heads"))
+
+
+def mixture(config: Mapping[str, Any]) -> Model:
+    """What the presets look at."""
+    return Model(whole(config, "num_hidden_layers"), *heads(config))
+
+
+def check(
+    config: Mapping[str, Any], activation: str = "silu", ropes: Sequence[str] = tuple(ROPE_NEEDS)
+) -> None:
+    """Refuse what a decoder of this activation and these rope scalings would compute otherwise."""
+    found = config.get("hidden_act", activation)
+    if found != activation:
+        raise unsupported("another activation than the family's", found, activation)
+    scaling = rope(config)
+    kind = scaling.get("rope_type", "default")
+    if not isinstance(kind, str) or kind not in ropes:
+        raise unsupported("a rope scaling that isn't converted", kind, " or ".join(ropes))
+    for key in ROPE_NEEDS.get(kind, ()):
+        number(scaling, key, math.nan)
+    count, shared = heads(config)
+    if count % shared:
+        raise unsupported("heads don't share key-value heads evenly", f"{count} and {shared}", "a multiple")
+    if head_dim(config) % 2:
+        raise unsupported("an odd head size can't be rotated", head_dim(config), "an even number")
+
+
+def metadata(arch: str, config: Mapping[str, Any], *, epsilon: str = "rms_norm_eps") -> list[Entry]:
+    """The keys of a decoder; ``epsilon`` is the config's name of the norms' epsilon (``layer_…`` for LayerNorm)."""
+    count, shared = heads(config)
+    kind = "rms_" if "rms" in epsilon else ""
+    entries = [
+        Entry(f"{arch}.block_count", whole(config, "num_hidden_layers"), U32),
+        Entry(f"{arch}.context_length", whole(config, "max_position_embeddings", 2048), U32),
+        Entry(f"{arch}.embedding_length", whole(config, "hidden_size"), U32),
+        Entry(f"{arch}.feed_forward_length", whole(config, "intermediate_size"), U32),
+        Entry(f"{arch}.attention.head_count", count, U32),
+        Entry(f"{arch}.attention.head_count_kv", shared, U32),
+    ]
+    scaling = rope(config)
+    if scaling.get("rope_type") == "linear":
+        entries.append(Entry(f"{arch}.rope.scaling.type", "linear", STRING))
+        entries.append(Entry(f"{arch}.rope.scaling.factor", number(scaling, "factor", 1.0), F32))
+    return [
+        *entries,
+        Entry(f"{arch}.rope.freq_base", number(scaling, "rope_theta", 10_000.0), F32),
+        Entry(f"{arch}.attention.layer_norm_{kind}epsilon", number(config, epsilon, 1e-6), F32),
+        Entry(f"{arch}.attention.key_length", head_dim(config), U32),
+        Entry(f"{arch}.attention.value_length", head_dim(config), U32),
+        Entry(f"{arch}.vocab_size", whole(config, "vocab_size"), U32),
+        Entry(f"{arch}.rope.dimension_count", head_dim(config), U32),
+    ]
+
+
+def decoder(source: TensorSource, lines: Sequence[Line], norm: Transform | None = None) -> list[Mapped]:
+    """Every tensor of a decoder whose layers are all alike; ``norm`` changes the last norm as ``lines`` do theirs."""
+    config = source.config
+    hidden, vocab = whole(config, "hidden_size"), whole(config, "vocab_size")
+    top = [
+        Line("model.embed_tokens", "token_embd", (vocab, hidden)),
+        Line("model.norm", "output_norm", (hidden,), transform=norm),
+    ]
+    if config.get("tie_word_embeddings", False) is not True or has(source, "lm_head.weight"):
+        top.append(Line("lm_head", "output", (vocab, hidden)))
+    out = table(source, top, "", "")
+    for layer in range(whole(config, "num_hidden_layers")):
+        out += table(source, lines, f"model.layers.{layer}.", f"blk.{layer}.")
+    return out + rotation(config)
+
+
+def table(source: TensorSource, lines: Sequence[Line], prefix: str, gguf_prefix: str) -> list[Mapped]:
+    """The tensors that lines of a table name, weights and the biases that are there."""
+    out = []
+    for line in lines:
+        for parameter in ("weight", "bias"):
+            name, shape = f"{prefix}{line.module}.{parameter}", line.shape
+            if parameter == "bias":
+                if not has(source, name):
+                    continue
+                shape = shape[:1]
+            gguf_name = f"{gguf_prefix}{line.gguf}.{parameter}"
+            out.append(Mapped(gguf_name, expect(source, name, shape), name, line.unit, line.transform))
+    return out
+
+
+def attention(config: Mapping[str, Any], *, rotated: bool = False) -> list[Line]:
+    """q, k, v and o; ``rotated`` puts q and k in the order in which llama.cpp rotates pairs (its "norm" rope)."""
+    hidden, size, (count, shared) = whole(config, "hidden_size"), head_dim(config), heads(config)
+    unit, transform = (size, interleave(size)) if rotated else (1, None)
+    return [
+        Line("self_attn.q_proj", "attn_q", (count * size, hidden), unit, transform),
+        Line("self_attn.k_proj", "attn_k", (shared * size, hidden), unit, transform),
+        Line("self_attn.v_proj", "attn_v", (shared * size, hidden)),
+        Line("self_attn.o_proj", "attn_output", (hidden, count * size)),
+    ]
+
+
+def gated(config: Mapping[str, Any]) -> list[Line]:
+    """gate, up and down of a gated feed-forward."""
+    hidden, ffn = whole(config, "hidden_size"), whole(config, "intermediate_size")
+    return [
+        Line("mlp.gate_proj", "ffn_gate", (ffn, hidden)),
+        Line("mlp.up_proj", "ffn_up", (ffn, hidden)),
+        Line("mlp.down_proj", "ffn_down", (hidden, ffn)),
+    ]
+
+
+def norms(config: Mapping[str, Any], transform: Transform | None = None, **names: str) -> list[Line]:
+    """Norms over the hidden size: ``checkpoint_name="gguf_name"``."""
+    hidden = whole(config, "hidden_size")
+    return [Line(name, short, (hidden,), transform=transform) for name, short in names.items()]
+
+
+def has(source: TensorSource, name: str) -> bool:
+    """Whether the checkpoint holds a tensor."""
+    try:
+        source.info(name)
+    except KeyError:
+        return False
+    return True
+
+
+class interleave:
+    """Rows of whole heads from transformers' rotate-half order to the interleaved pairs that llama.cpp rotates."""
+
+    def __init__(self, head_dim: int) -> None:
+        self.head_dim = head_dim
+
+    def __call__(self, rows: Float32) -> Float32:
+        heads = rows.reshape(-1, 2, self.head_dim // 2, *rows.shape[1:])
+        return np.ascontiguousarray(heads.swapaxes(1, 2)).reshape(rows.shape)
+
+
+def rope(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Rope parameters as transformers 5 writes them, from either of the two ways configs put them."""
+    merged = {"rope_theta": config.get("rope_theta", 10_000.0)}
+    for key in ("rope_scaling", "rope_parameters"):
+        block = config.get(key) or {}
+        if not isinstance(block, dict):
+            raise InputError(f"config.json's {key} is unsound", found=block, expected="an object")
+        merged.update(block)
+    if "rope_type" not in merged and "type" in merged:
+        merged["rope_type"] = merged["type"]
+    return merged
+
+
+def rotation(config: Mapping[str, Any]) -> list[Mapped]:
+    """Llama 3.1's rotation factors as a tensor, where the config asks for them."""
+    scaling = rope(config)
+    if scaling.get("rope_type") != "llama3":
+        return []
+    factors = llama3_factors(scaling, head_dim(config))
+    return [Mapped("rope_freqs.weight", factors.shape, values=factors)]
+
+
+def llama3_factors(scaling: Mapping[str, Any], head_dim: int) -> Float32:
+    """Llama 3.1's divisors of each rotation frequency (transformers' _compute_llama3_parameters)."""
+    base = np.float32(number(scaling, "rope_theta", 10_000.0))
+    low, high = number(scaling, "low_freq_factor", 1.0), number(scaling, "high_freq_factor", 4.0)
+    factor, context = (
+        number(scaling, "factor", 8.0),
+        number(scaling, "original_max_position_embeddings", 8192),
+    )
+    if high <= low:
+        raise unsupported("rope scaling with its bands swapped", f"{low} to {high}", "low below high")
+    frequencies = np.float32(1) / base ** (np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim))
+    wavelengths = np.float32(2 * math.pi) / frequencies
+    smooth = (np.float32(context) / wavelengths - np.float32(low)) / np.float32(high - low)
+    between = 1 / ((1 - smooth) / np.float32(factor) + smooth)
+    factors = np.where(wavelengths < context / high, np.float32(1), between)
+    return np.where(wavelengths > context / low, np.float32(factor), factors).astype(np.float32)
