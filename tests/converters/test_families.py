@@ -1,0 +1,37 @@
+"""Every family: its F32 file gives transformers' logits and greedy text, with and without a LoRA on every layer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.converters.oracles import Case, add_lora, assert_same_answers, make, to_gguf
+
+LLAMA3 = {
+    "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32, "rope_theta": 10000.0,
+}  # fmt: skip
+
+CASES = {
+    "llama-3.2": Case(
+        "LlamaConfig", {"rope_parameters": LLAMA3, "head_dim": 32, "tie_word_embeddings": True}
+    ),
+    "tinyllama": Case("LlamaConfig", {"num_attention_heads": 8, "num_key_value_heads": 1}),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_logits_and_greedy_text_are_those_of_transformers(name: str, tmp_path: Path) -> None:
+    model = make(CASES[name], tmp_path / "base")
+    vocab = model.config.get_text_config().vocab_size
+    assert_same_answers(to_gguf(tmp_path / "base", tmp_path / "base.gguf"), model, vocab)
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")  # PEFT's
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.lora])
+def test_a_lora_on_every_linear_layer_merges_as_pefts_does(name: str, tmp_path: Path) -> None:
+    model = make(CASES[name], tmp_path / "base")
+    merged = add_lora(CASES[name], model, tmp_path / "lora")
+    artifact = to_gguf(tmp_path / "base", tmp_path / "merged.gguf", adapter=tmp_path / "lora")
+    assert_same_answers(artifact, merged, merged.config.get_text_config().vocab_size)
