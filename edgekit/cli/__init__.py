@@ -21,6 +21,7 @@ COMMANDS = {
     "run": "Answer one prompt from a bundle, as text or as JSON under a schema.",
     "chat": "Talk with a bundle in the terminal.",
     "convert-adapter": "Write an adapter as a GGUF file, unmerged, for runtimes that swap adapters.",
+    "models": "List the models that are converted, and how each was checked.",
     "demo": "Build the restaurant example and measure base against merged.",
 }
 
