@@ -11,7 +11,9 @@ from edgekit.converters.gguf.family import Family
 from edgekit.errors import UnsupportedModelError
 from edgekit.tensors import TensorSource
 
-FAMILIES: tuple[Family, ...] = (llama,)
+FAMILIES: tuple[Family, ...] = (
+    llama,
+)
 
 
 def find(config: Mapping[str, Any], path: Path) -> Family:

@@ -13,11 +13,26 @@ LLAMA3 = {
     "original_max_position_embeddings": 32, "rope_theta": 10000.0,
 }  # fmt: skip
 
+YARN = {
+    "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32, "rope_theta": 10000.0,
+}  # fmt: skip
+
 CASES = {
     "llama-3.2": Case(
         "LlamaConfig", {"rope_parameters": LLAMA3, "head_dim": 32, "tie_word_embeddings": True}
     ),
     "tinyllama": Case("LlamaConfig", {"num_attention_heads": 8, "num_key_value_heads": 1}),
+    # Llama's layout and its kin
+    "smollm2": Case(
+        "LlamaConfig",
+        {
+            "num_attention_heads": 3,
+            "num_key_value_heads": 3,
+            "hidden_size": 48,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "llama-yarn": Case("LlamaConfig", {"rope_parameters": YARN}),
 }
 
 
