@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgekit.converters.gguf import llama
+from edgekit.converters.gguf import llama, mistral
 from edgekit.converters.gguf.family import Family
 from edgekit.errors import UnsupportedModelError
 from edgekit.tensors import TensorSource
 
 FAMILIES: tuple[Family, ...] = (
     llama,
+    mistral,
 )
 
 

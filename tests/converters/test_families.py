@@ -33,6 +33,12 @@ CASES = {
         },
     ),
     "llama-yarn": Case("LlamaConfig", {"rope_parameters": YARN}),
+    "mistral-7b-v0.1": Case("MistralConfig", {"sliding_window": 64, "rms_norm_eps": 1e-5}),
+    "mistral-7b-v0.3": Case(
+        "MistralConfig",
+        {"sliding_window": None, "rope_parameters": {"rope_theta": 1e6, "rope_type": "default"}},
+    ),
+    "mistral-nemo": Case("MistralConfig", {"sliding_window": None, "head_dim": 32}),
 }
 
 
