@@ -39,6 +39,17 @@ CASES = {
         {"sliding_window": None, "rope_parameters": {"rope_theta": 1e6, "rope_type": "default"}},
     ),
     "mistral-nemo": Case("MistralConfig", {"sliding_window": None, "head_dim": 32}),
+    "qwen2.5": Case("Qwen2Config", {"tie_word_embeddings": True}),
+    "qwen2.5-yarn": Case("Qwen2Config", {"rope_parameters": YARN}),
+    "qwen2-linear-window": Case(
+        "Qwen2Config",
+        {
+            "rope_parameters": {"rope_theta": 1e4, "rope_type": "linear", "factor": 4.0},
+            "use_sliding_window": True,
+            "max_window_layers": 1,
+            "sliding_window": 64,
+        },
+    ),
 }
 
 
