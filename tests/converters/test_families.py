@@ -50,6 +50,8 @@ CASES = {
             "sliding_window": 64,
         },
     ),
+    "qwen3": Case("Qwen3Config", {"head_dim": 32, "tie_word_embeddings": True}),
+    "qwen3-yarn": Case("Qwen3Config", {"head_dim": 8, "rope_parameters": {**YARN, "factor": 2.5}}),
 }
 
 
