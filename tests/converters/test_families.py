@@ -52,6 +52,25 @@ CASES = {
     ),
     "qwen3": Case("Qwen3Config", {"head_dim": 32, "tie_word_embeddings": True}),
     "qwen3-yarn": Case("Qwen3Config", {"head_dim": 8, "rope_parameters": {**YARN, "factor": 2.5}}),
+    "granite-3": Case(
+        "GraniteConfig",
+        {
+            "attention_multiplier": 0.2,
+            "embedding_multiplier": 3.0,
+            "residual_multiplier": 0.4,
+            "logits_scaling": 2.0,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "granite-biases-llama3": Case(
+        "GraniteConfig",
+        {
+            "attention_bias": True,
+            "mlp_bias": True,
+            "logits_scaling": 2.0,
+            "rope_parameters": LLAMA3,
+        },
+    ),
 }
 
 
