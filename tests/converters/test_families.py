@@ -71,6 +71,8 @@ CASES = {
             "rope_parameters": LLAMA3,
         },
     ),
+    "olmo2": Case("Olmo2Config", {"rms_norm_eps": 1e-3}),
+    "olmo2-32b": Case("Olmo2Config", {"num_key_value_heads": 1, "rope_parameters": YARN}),
 }
 
 
