@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgekit.converters.gguf import granite, llama, mistral, olmo2, qwen2, qwen3
+from edgekit.converters.gguf import granite, llama, mistral, olmo2, qwen2, qwen3, smollm3
 from edgekit.converters.gguf.family import Family
 from edgekit.errors import UnsupportedModelError
 from edgekit.tensors import TensorSource
@@ -18,6 +18,7 @@ FAMILIES: tuple[Family, ...] = (
     qwen3,
     granite,
     olmo2,
+    smollm3,
 )
 
 

@@ -73,6 +73,8 @@ CASES = {
     ),
     "olmo2": Case("Olmo2Config", {"rms_norm_eps": 1e-3}),
     "olmo2-32b": Case("Olmo2Config", {"num_key_value_heads": 1, "rope_parameters": YARN}),
+    "smollm3": Case("SmolLM3Config", {"num_hidden_layers": 9, "tie_word_embeddings": True}),
+    "smollm3-yarn": Case("SmolLM3Config", {"num_hidden_layers": 5, "rope_parameters": YARN}),
 }
 
 
