@@ -249,7 +249,7 @@ def rotation(config: Mapping[str, Any]) -> list[Mapped]:
 
 def llama3_factors(scaling: Mapping[str, Any], head_dim: int) -> Float32:
     """Llama 3.1's divisors of each rotation frequency (transformers' _compute_llama3_parameters)."""
-    base = np.float32(number(scaling, "rope_theta", 10_000.0))
+    base = number(scaling, "rope_theta", 10_000.0)
     low, high = number(scaling, "low_freq_factor", 1.0), number(scaling, "high_freq_factor", 4.0)
     factor, context = (
         number(scaling, "factor", 8.0),
@@ -257,9 +257,11 @@ def llama3_factors(scaling: Mapping[str, Any], head_dim: int) -> Float32:
     )
     if high <= low:
         raise unsupported("rope scaling with its bands swapped", f"{low} to {high}", "low below high")
-    frequencies = np.float32(1) / base ** (np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim))
-    wavelengths = np.float32(2 * math.pi) / frequencies
-    smooth = (np.float32(context) / wavelengths - np.float32(low)) / np.float32(high - low)
-    between = 1 / ((1 - smooth) / np.float32(factor) + smooth)
+    # As torch rounds: x / tensor is x * (1 / tensor).
+    one = np.float32(1)
+    frequencies = one / (base ** (np.arange(0, head_dim, 2) / head_dim)).astype(np.float32)
+    wavelengths = one / frequencies * np.float32(2 * math.pi)
+    smooth = (one / wavelengths * np.float32(context) - np.float32(low)) / np.float32(high - low)
+    between = one / ((one - smooth) / np.float32(factor) + smooth)
     factors = np.where(wavelengths < context / high, np.float32(1), between)
     return np.where(wavelengths > context / low, np.float32(factor), factors).astype(np.float32)
