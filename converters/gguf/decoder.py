@@ -148,7 +148,7 @@ def decoder(
         Line("model.embed_tokens", "token_embd", (vocab, hidden)),
         Line("model.norm", "output_norm", (hidden,), transform=norm),
     ]
-    if config.get("tie_word_embeddings", False) is not True or has(source, "lm_head.weight"):
+    if config.get("tie_word_embeddings", False) is not True or "lm_head.weight" in source.names():
         top.append(Line("lm_head", "output", (vocab, hidden)))
     out = table(source, top, "", "")
     for layer in range(whole(config, "num_hidden_layers")):

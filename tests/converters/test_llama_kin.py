@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from edgekit.converters.checkpoint import Checkpoint
 from edgekit.converters.gguf import families, plan
 from edgekit.converters.gguf.family import Family
+from edgekit.converters.lora import Merged
 from edgekit.errors import InputError, UnsupportedModelError
 from tests.models import llama_config, write_llama, write_sidecars
 
@@ -156,3 +158,24 @@ def test_a_bias_that_the_config_doesnt_speak_of(tmp_path: Path, says: bool) -> N
     write_sidecars(folder, llama_config(attention_bias=says))
     with pytest.raises(InputError if says else UnsupportedModelError, match="bias"):
         plan.lay_out(Checkpoint(folder), folder, "test")
+
+
+def test_a_tied_head_isnt_written_twice(tmp_path: Path) -> None:
+    folder = write_llama(tmp_path, tie_word_embeddings=True)
+    names = [tensor.name for tensor in plan.lay_out(Merged(Checkpoint(folder), []), folder, "test").tensors]
+    assert "token_embd.weight" in names and "output.weight" not in names
+
+
+@pytest.mark.parametrize(
+    ("file", "context"),
+    [
+        ("Qwen2.5-0.5B-Instruct.config.json", 32768),
+        ("SmolLM2-135M.config.json", 8192),
+        ("Llama-3.2-1B-Instruct/config.json", 131072),
+    ],
+)
+def test_published_configs_are_taken(data: Path, file: str, context: int) -> None:
+    config = json.loads((data / "configs" / file).read_text())
+    family = families.find(config, Path("config.json"))
+    entries = {entry.key: entry.value for entry in family.metadata(config)}
+    assert entries[f"{family.ARCH}.context_length"] == context
