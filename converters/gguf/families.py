@@ -6,12 +6,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgekit.converters.gguf import llama
+from edgekit.converters.gguf import granite, llama, mistral, olmo2, qwen2, qwen3, smollm3
 from edgekit.converters.gguf.family import Family
 from edgekit.errors import UnsupportedModelError
 from edgekit.tensors import TensorSource
 
-FAMILIES: tuple[Family, ...] = (llama,)
+FAMILIES: tuple[Family, ...] = (
+    llama,
+    mistral,
+    qwen2,
+    qwen3,
+    granite,
+    olmo2,
+    smollm3,
+)
 
 
 def find(config: Mapping[str, Any], path: Path) -> Family:
