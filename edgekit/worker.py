@@ -25,6 +25,8 @@ class Prove(msgspec.Struct, tag=True):
     artifact: str
     tokenizer: str
     texts: list[str]
+    definition: str = ""
+    """A tokenizer.json made from ``tokenizer``, where that is another kind of file."""
 
 
 class Record(msgspec.Struct, tag=True):
@@ -95,7 +97,10 @@ def _prove(request: Prove) -> Proved:
     from edgekit.runtimes.llamacpp import LlamaCppEngine
 
     try:
-        ours = tokenizers.Tokenizer.from_file(request.tokenizer)
+        if request.definition:
+            ours = tokenizers.Tokenizer.from_str(request.definition)
+        else:
+            ours = tokenizers.Tokenizer.from_file(request.tokenizer)
     except BaseException as error:  # noqa: B036 - tokenizers raises bare Exception, or a panic that isn't even one
         if isinstance(error, KeyboardInterrupt | SystemExit):
             raise

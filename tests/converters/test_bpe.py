@@ -12,7 +12,7 @@ from gguf import TokenType
 
 from edgekit import worker
 from edgekit.converters.checkpoint import Checkpoint
-from edgekit.converters.gguf import bpe, plan, presets, pretokenizers, probes, stream
+from edgekit.converters.gguf import plan, presets, pretokenizers, probes, stream, tokenizers
 from edgekit.errors import EdgekitError, InputError, UnsupportedModelError
 from tests.benchmarks.make_model import SPECIALS, tokenizer
 from tests.models import llama_config, llama_weights, save, write_llama, write_sidecars
@@ -30,7 +30,7 @@ def changed(folder: Path, change: Change) -> Path:
 
 
 def read(folder: Path, size: int = 384) -> Any:
-    return bpe.read(folder, llama_config(), size)
+    return tokenizers.read(folder, llama_config(), size)
 
 
 def prove(folder: Path, texts: list[str]) -> worker.Proved:
@@ -59,6 +59,8 @@ def trained(structure: tuple[Any, ...], ignore_merges: bool, texts: list[str]) -
             steps.append(pre_tokenizers.Split(Regex(value), "isolated"))
         elif kind == "Digits":
             steps.append(pre_tokenizers.Digits(individual_digits=value))
+        elif kind == "Punctuation":
+            steps.append(pre_tokenizers.Punctuation("contiguous"))
         else:
             steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=value))
     made = Tokenizer(models.BPE())
@@ -91,7 +93,7 @@ def write_trained(folder: Path, name: str) -> dict[str, Any]:
 @pytest.mark.parametrize("name", STRUCTURES)
 def test_each_known_pre_tokenizer_is_found_and_proved(tmp_path: Path, name: str) -> None:
     config = write_trained(tmp_path, name)
-    assert bpe.read(tmp_path, config, config["vocab_size"]).pre == name
+    assert tokenizers.read(tmp_path, config, config["vocab_size"]).pre == name
     assert prove(tmp_path, probes.texts(ADDED)).mismatch is None
 
 
@@ -119,7 +121,7 @@ def test_real_llama_3_tokenizer_is_proved(tmp_path: Path, data: Path) -> None:
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(specials))
     save(tmp_path / "model.safetensors", llama_weights(config))
-    vocabulary = bpe.read(tmp_path, config, 128256)
+    vocabulary = tokenizers.read(tmp_path, config, 128256)
     assert vocabulary.pre == "llama-bpe" and vocabulary.ends == {128001, 128009}
     added = [t["content"] for t in content["added_tokens"]]
     inputs = (data / "tokenizers" / "vocab-gguf" / "ggml-vocab-llama-bpe.gguf.inp").read_text()
