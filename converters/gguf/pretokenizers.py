@@ -90,7 +90,7 @@ DBRX's and Phi-4's are Smaug's).
 _WITH_NFC = {"gpt-2": "olmo", "smollm": "command-r"}
 """Names that llama.cpp's converter gives those who also normalize; they split alike."""
 
-_POSSESSIVE = re.compile(r"(?<=[?+*])\+")
+_POSSESSIVE = re.compile(r"(?<=[\]}][?+*])\+")
 
 
 def composes(normalizer: Mapping[str, Any] | None, path: Path) -> bool:

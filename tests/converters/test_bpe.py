@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from edgekit import worker
 from edgekit.converters.checkpoint import Checkpoint
 from edgekit.converters.gguf import plan, presets, pretokenizers, probes, stream, tokenizers
 from edgekit.errors import EdgekitError, InputError, UnsupportedModelError
+from tests import vocabularies
 from tests.benchmarks.make_model import SPECIALS, tokenizer
 from tests.models import llama_config, llama_weights, save, write_llama, write_sidecars
 
@@ -77,6 +79,7 @@ def trained(structure: tuple[Any, ...], ignore_merges: bool, texts: list[str]) -
     return content
 
 
+O200K = pretokenizers._O200K
 ADDED = [*SPECIALS, "<tool>", "  wide", "Ünïcode"]
 
 
@@ -93,8 +96,110 @@ def write_trained(folder: Path, name: str) -> dict[str, Any]:
 @pytest.mark.parametrize("name", STRUCTURES)
 def test_each_known_pre_tokenizer_is_found_and_proved(tmp_path: Path, name: str) -> None:
     config = write_trained(tmp_path, name)
-    assert tokenizers.read(tmp_path, config, config["vocab_size"]).pre == name
-    assert prove(tmp_path, probes.texts(ADDED)).mismatch is None
+    vocabulary = tokenizers.read(tmp_path, config, config["vocab_size"])
+    assert vocabulary.pre == {"gpt-4o": O200K}.get(name, name)
+    assert vocabularies.prove(vocabulary, tmp_path, tmp_path).mismatch is None
+
+
+@pytest.mark.parametrize(
+    ("name", "touched"), [("tekken", "हिन्दी"), ("tekken", "MÜNCHEN"), (O200K, "ПриветМир éAb")]
+)
+def test_what_llama_cpp_does_otherwise_is_noted_and_real(tmp_path: Path, name: str, touched: str) -> None:
+    config = write_trained(tmp_path, name)
+    vocabulary = tokenizers.read(tmp_path, config, config["vocab_size"])
+    assert any(limit.touches(touched) and name in limit.note for limit in vocabulary.limits)
+    assert not any(
+        limit.touches("München liegt an der Isar, Сочи у моря; 在apple工作") for limit in vocabulary.limits
+    )
+    kept = "".join(probes.of(vocabulary))
+    assert touched.split()[0] not in kept and "München" in kept
+    whole = vocabularies.prove(vocabulary, tmp_path, tmp_path, more=probes.texts([]))
+    assert whole.mismatch is not None  # else the note were false
+
+
+def test_gpt_4o_keeps_its_name_where_merges_matter(tmp_path: Path) -> None:
+    config = write_trained(tmp_path, O200K)
+    path = tmp_path / "tokenizer.json"
+    content = json.loads(path.read_text())
+    content["model"]["ignore_merges"] = False
+    path.write_text(json.dumps(content))
+    assert tokenizers.read(tmp_path, config, config["vocab_size"]).pre == O200K
+    del content["model"]["merges"][-1]
+    path.write_text(json.dumps(content))
+    vocabulary = tokenizers.read(tmp_path, config, config["vocab_size"])
+    assert vocabulary.pre == "gpt-4o" and "combining marks" in vocabulary.notes[0]
+    assert vocabularies.prove(vocabulary, tmp_path, tmp_path).mismatch is None
+
+
+def test_nfc_is_noted(tmp_path: Path) -> None:
+    config = write_trained(tmp_path, "qwen2")
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"normalizer": {"type": "NFC"}}))
+    vocabulary = tokenizers.read(tmp_path, config, config["vocab_size"])
+    assert vocabulary.pre == "qwen2" and "NFC" in vocabulary.notes[0]
+    assert vocabularies.prove(vocabulary, tmp_path, tmp_path).mismatch is None
+    assert vocabularies.prove(vocabulary, tmp_path, tmp_path, more=["e\u0301"]).mismatches == 1
+
+
+@pytest.mark.parametrize(("plain", "named"), [("gpt-2", "olmo"), ("smollm", "command-r")])
+def test_nfc_names(tmp_path: Path, plain: str, named: str) -> None:
+    config = write_trained(tmp_path, plain)
+    path = tmp_path / "tokenizer.json"
+    nfc = {"type": "Sequence", "normalizers": [{"type": "NFC"}]}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"normalizer": nfc}))
+    vocabulary = tokenizers.read(tmp_path, config, config["vocab_size"])
+    assert vocabulary.pre == named
+    assert vocabularies.prove(vocabulary, tmp_path, tmp_path).mismatch is None
+
+
+SPELLINGS = {
+    "cl100k": (
+        r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+",
+        "smaug-bpe",
+    ),
+    "removed": (pretokenizers.QWEN_2, "qwen2"),
+}
+
+
+@pytest.mark.parametrize("name", SPELLINGS)
+def test_other_spellings_of_a_pattern_are_found_and_proved(tmp_path: Path, name: str) -> None:
+    pattern, pre = SPELLINGS[name]
+    config = write_trained(tmp_path, pre)
+    path = tmp_path / "tokenizer.json"
+    content = json.loads(path.read_text())
+    split = content["pre_tokenizer"]["pretokenizers"][0]
+    split["pattern"] = {"Regex": pattern}
+    if name == "removed":
+        split |= {"behavior": "Removed", "invert": True}
+    path.write_text(json.dumps(content))
+    vocabulary = tokenizers.read(tmp_path, config, config["vocab_size"])
+    assert vocabulary.pre == pre
+    assert vocabularies.prove(vocabulary, tmp_path, tmp_path).mismatch is None
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (
+            lambda c: c["pre_tokenizer"]["pretokenizers"][0]["pattern"].update(Regex="x+"),
+            r"step 1 of 2, Split: x\+",
+        ),
+        (
+            lambda c: c["pre_tokenizer"]["pretokenizers"][1].update(add_prefix_space=True),
+            "step 2 of 2, ByteLevel",
+        ),
+        (lambda c: c["pre_tokenizer"]["pretokenizers"].reverse(), "ByteLevel: False; Split"),
+        (
+            lambda c: c["pre_tokenizer"]["pretokenizers"].insert(0, {"type": "BertPreTokenizer"}),
+            "step 1 of 3, Bert",
+        ),
+        (lambda c: c.update(normalizer={"type": "Strip", "left": True}), "Strip"),
+    ],
+)
+def test_a_refusal_says_which_step_is_not_understood(tmp_path: Path, change: Change, found: str) -> None:
+    with pytest.raises(UnsupportedModelError) as caught:
+        read(changed(tmp_path, change))
+    assert re.search(found, str(caught.value.found))
 
 
 def test_a_wrong_pre_tokenizer_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,6 +244,7 @@ def test_added_tokens_types_and_padding(tmp_path: Path) -> None:
         plain = {"id": 379 - 3, "content": "plain", "special": False}
         content["added_tokens"].append(content["added_tokens"][0] | plain)
         del content["model"]["vocab"][next(t for t, i in content["model"]["vocab"].items() if i == 379 - 3)]
+        content["model"]["merges"] = content["model"]["merges"][:50]
 
     vocabulary = read(changed(tmp_path, change), size=400)
     assert vocabulary.types[379] == TokenType.CONTROL
@@ -197,11 +303,17 @@ def set_vocab(content: dict[str, Any], token: Any, index: Any) -> None:
         (lambda c: set_vocab(c, "text", "1"), InputError, "doesn't match the model's vocabulary"),
         (lambda c: set_vocab(c, "", 7), InputError, "is empty"),
         (lambda c: c["added_tokens"].append({"id": 7, "content": "!"}), InputError, "same text"),
-        (lambda c: c["model"].update(type="Unigram"), UnsupportedModelError, "Unigram"),
-        (lambda c: c["model"].update(byte_fallback=True), UnsupportedModelError, "SentencePiece"),
+        (lambda c: c["model"].update(type="WordPiece"), UnsupportedModelError, "of this kind"),
+        (lambda c: c["model"].update(type="Unigram"), InputError, "malformed"),
+        (
+            lambda c: c["model"]["merges"].append(["qq", "zz"]),
+            InputError,
+            "3 pieces of the merges are missing",
+        ),
+        (lambda c: c["model"]["merges"].append(["zz"]), InputError, "not a readable tokenizer.json"),
         (lambda c: c.update(normalizer={"type": "Lowercase"}), UnsupportedModelError, "normalizer"),
         (lambda c: c.update(pre_tokenizer={"type": "Whitespace"}), UnsupportedModelError, "pre-tokenizer"),
-        (lambda c: c.update(normalizer={"type": "NFC"}), UnsupportedModelError, "normalizer"),
+        (lambda c: c.update(normalizer={"type": "Sequence"}), InputError, "malformed"),
         (lambda c: c["pre_tokenizer"]["pretokenizers"][0].update(pattern="abc"), InputError, "malformed"),
         (lambda c: c["pre_tokenizer"].update(pretokenizers=5), InputError, "malformed"),
         (
