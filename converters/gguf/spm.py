@@ -88,7 +88,7 @@ def from_model(model: sentencepiece.Model, files: Surroundings, size: int) -> Vo
         text = piece.replace(SPACE, " ") if kind == TokenType.USER_DEFINED else piece
         slots.put(text, index, kind)
     added = added_tokens(files)
-    put_added(slots, added, set())
+    put_added(slots, added, replace=True)
     template = files.chat_template()
     controls = {t: i for i, t in enumerate(slots.tokens) if slots.types[i] != TokenType.NORMAL}
     scores = [*model.scores, *[PAD_SCORE] * (size - len(model.scores))]
@@ -155,16 +155,20 @@ def _check_bytes(vocab: Mapping[str, int], path: Path) -> None:
         )
 
 
-def put_added(slots: Slots, added: Sequence[AddedToken], merged: set[str]) -> None:
+def put_added(
+    slots: Slots, added: Sequence[AddedToken], merged: set[str] | None = None, *, replace: bool = False
+) -> None:
+    """Put added tokens over the pieces; those in ``merged`` that hold spaces stay pieces."""
     for token in added:
-        kind = tokenizer_json.added_type(token)
-        text = token.content
+        kind, text = tokenizer_json.added_type(token), token.content
+        before = slots.tokens[token.id] if 0 <= token.id < len(slots.tokens) else ""
         if kind == TokenType.USER_DEFINED and SPACE in text:
-            if text in merged:
+            if text in (merged or ()):
                 continue  # found by merging, as text never holds it before spaces are replaced
             text = text.replace(SPACE, " ")
-        unknown = 0 <= token.id < len(slots.types) and slots.types[token.id] == TokenType.UNKNOWN
-        slots.put(text, token.id, TokenType.UNKNOWN if unknown else kind)
+        if before and slots.types[token.id] == TokenType.UNKNOWN:
+            kind = TokenType.UNKNOWN
+        slots.put(text, token.id, kind, replace=replace or before == token.content)
     slots.check()
 
 

@@ -79,7 +79,7 @@ def malformed(path: Path) -> Iterator[None]:
     try:
         yield
     except (AttributeError, KeyError, TypeError, IndexError, ValueError) as error:
-        raise InputError("tokenizer.json is malformed", path=path, found=str(error)) from error
+        raise InputError(f"{path.name} is malformed", path=path, found=str(error)) from error
 
 
 def _check_merges(model: Model, path: Path) -> None:
@@ -107,8 +107,8 @@ class Slots:
         self.tokens = [f"[PAD{i}]" for i in range(size)]
         self.types = [TokenType.UNUSED] * size
 
-    def put(self, token: Any, index: Any, kind: TokenType) -> None:
-        """Set one token; ``InputError`` for an id that the embedding has no row for."""
+    def put(self, token: Any, index: Any, kind: TokenType, *, replace: bool = False) -> None:
+        """Set one token; ``InputError`` for an id that the embedding has no row for, or that another one has."""
         if type(index) is not int or not 0 <= index < len(self.tokens) or not isinstance(token, str):
             raise InputError(
                 "the tokenizer doesn't match the model's vocabulary",
@@ -116,6 +116,13 @@ class Slots:
                 found=f"token {token!r} with id {index}",
                 expected=f"ids below {len(self.tokens)}, the rows of the embedding",
                 next_step=f"check that {self.path.name} is of this checkpoint, and that its embedding was resized",
+            )
+        if self.types[index] != TokenType.UNUSED and self.tokens[index] != token and not replace:
+            raise InputError(
+                "two tokens have the same id",
+                path=self.path,
+                found=f"{self.tokens[index]!r} and {token!r} at {index}",
+                expected="an id for each",
             )
         self.tokens[index], self.types[index] = token, kind
 

@@ -49,7 +49,7 @@ def convert(tokenizer: TokenizerJson, files: Surroundings, size: int) -> Vocabul
     slots = Slots(size, path)
     for index, (piece, _) in enumerate(pieces):
         slots.put(piece, index, TokenType.UNKNOWN if piece == unknown else TokenType.NORMAL)
-    put_added(slots, tokenizer.added_tokens, set())
+    put_added(slots, tokenizer.added_tokens)
     with tokenizer_json.malformed(path):
         ids = {"unknown": model.unk_id or 0} | tokenizer_json.special_ids(tokenizer, files, size)
         add = {"eos": False} | tokenizer_json.additions(tokenizer, files, ids)
@@ -87,7 +87,7 @@ def from_model(model: sentencepiece.Model, files: Surroundings, size: int) -> Vo
     for index, (piece, kind) in enumerate(zip(model.pieces, model.types, strict=True)):
         slots.put(piece, index, kind)
     added = added_tokens(files)
-    put_added(slots, added, set())
+    put_added(slots, added, replace=True)
     scores = [*model.scores, *[PAD_SCORE] * (size - len(model.scores))]
     for token in added:
         scores[token.id] = ADDED_SCORE

@@ -153,21 +153,20 @@ class Surroundings:
 
     def chat_template(self) -> str | None:
         """The template from chat_template.jinja, or from tokenizer_config.json (the one named default)."""
-        if (self.folder / "chat_template.jinja").exists():
-            return read_text(inside(self.folder, "chat_template.jinja"))
+        path = self.folder / "tokenizer_config.json"
         template = self.tokenizer_config.get("chat_template")
+        if (self.folder / "chat_template.jinja").exists():
+            path = inside(self.folder, "chat_template.jinja")
+            template = read_text(path)
         if isinstance(template, list):
             named = {str(t.get("name")): t.get("template") for t in template if isinstance(t, dict)}
             template = named.get("default") or next(iter(named.values()), None)
-        if isinstance(template, str) and len(template.encode("utf-8", "replace")) > TEMPLATE_LIMIT:
-            raise InputError(
-                "the chat template is too long", path=self.folder, expected=f"<= {TEMPLATE_LIMIT:,} bytes"
-            )
         if template is not None and not isinstance(template, str):
+            found = type(template).__name__
+            raise InputError("the chat template is not text", path=path, found=found)
+        if template and len(template.encode("utf-8", "replace")) > TEMPLATE_LIMIT:
             raise InputError(
-                "the chat template is not text",
-                path=self.folder / "tokenizer_config.json",
-                found=type(template).__name__,
+                "the chat template is too long", path=path, expected=f"<= {TEMPLATE_LIMIT:,} bytes"
             )
         return template
 

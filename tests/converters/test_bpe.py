@@ -295,14 +295,19 @@ def set_vocab(content: dict[str, Any], token: Any, index: Any) -> None:
     content["model"]["vocab"][token] = index
 
 
+def give_added(content: dict[str, Any], token: str, index: int) -> None:
+    content["added_tokens"].append({"id": index, "content": token})
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
         (lambda c: set_vocab(c, "beyond", 384), InputError, "doesn't match the model's vocabulary"),
         (lambda c: set_vocab(c, "minus", -1), InputError, "doesn't match the model's vocabulary"),
         (lambda c: set_vocab(c, "text", "1"), InputError, "doesn't match the model's vocabulary"),
-        (lambda c: set_vocab(c, "", 7), InputError, "is empty"),
-        (lambda c: c["added_tokens"].append({"id": 7, "content": "!"}), InputError, "same text"),
+        (lambda c: set_vocab(c, "", 7), InputError, "same id"),
+        (lambda c: set_vocab(c, "", c["model"]["vocab"].pop("(")), InputError, "is empty"),
+        (lambda c: give_added(c, "!", c["model"]["vocab"].pop("(")), InputError, "same text"),
         (lambda c: c["model"].update(type="WordPiece"), UnsupportedModelError, "of this kind"),
         (lambda c: c["model"].update(type="Unigram"), InputError, "malformed"),
         (
