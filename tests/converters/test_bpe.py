@@ -356,3 +356,15 @@ def test_a_tokenizer_that_tokenizers_cannot_load_fails_in_its_own_process(tmp_pa
     (tmp_path / "broken.json").write_text(json.dumps(tokenizer(384) | {"model": {"type": "BPE"}}))
     with pytest.raises(InputError, match="tokenizers can't read it"):
         worker.run(worker.Prove(str(tmp_path / "v.gguf"), str(tmp_path / "broken.json"), ["a"]))
+
+
+def test_a_tokenizer_that_fails_on_a_text_is_named(tmp_path: Path) -> None:
+    folder = write_llama(tmp_path)
+    vocabularies.write(read(folder), tmp_path / "v.gguf")
+    broken = {"model": {"type": "Unigram", "vocab": [["a", -1.0]], "unk_id": None}}
+    request = worker.Prove(
+        str(tmp_path / "v.gguf"), str(folder / "tokenizer.json"), ["b"], json.dumps(broken)
+    )
+    with pytest.raises(InputError, match="tokenizers can't run it") as caught:
+        worker.run(request)
+    assert str(folder / "tokenizer.json") in str(caught.value)
