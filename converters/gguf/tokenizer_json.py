@@ -12,7 +12,7 @@ import msgspec
 from gguf import TokenType
 
 from edgekit.converters.gguf.vocabulary import Limit, Surroundings
-from edgekit.errors import InputError
+from edgekit.errors import InputError, UnsupportedModelError
 from edgekit.files import MALFORMED, inside, read_bounded
 
 FILE = "tokenizer.json"
@@ -27,6 +27,7 @@ class AddedToken(msgspec.Struct):
     special: bool = False
     lstrip: bool = False
     rstrip: bool = False
+    single_word: bool = False
 
 
 class Model(msgspec.Struct):
@@ -70,6 +71,10 @@ def read(folder: Path) -> TokenizerJson:
         raise InputError("not a readable tokenizer.json", path=path, found=str(error)) from error
     with malformed(path):
         _check_merges(tokenizer.model, path)
+    if words := [token.content for token in tokenizer.added_tokens if token.single_word]:
+        raise UnsupportedModelError(
+            "llama.cpp finds added tokens inside words too", path=path, found=f"single_word of {words[:4]}"
+        )
     return tokenizer
 
 

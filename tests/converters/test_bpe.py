@@ -152,6 +152,24 @@ def test_nfc_names(tmp_path: Path, plain: str, named: str) -> None:
     assert vocabularies.prove(vocabulary, tmp_path, tmp_path).mismatch is None
 
 
+@pytest.mark.parametrize(("side", "text"), [("lstrip", " <tool>"), ("rstrip", "<tool>\n")])
+def test_a_token_that_swallows_spaces_is_noted(tmp_path: Path, side: str, text: str) -> None:
+    config = write_trained(tmp_path, "qwen2")
+    path = tmp_path / "tokenizer.json"
+    content = json.loads(path.read_text())
+    next(token for token in content["added_tokens"] if token["content"] == "<tool>")[side] = True
+    path.write_text(json.dumps(content))
+    vocabulary = tokenizers.read(tmp_path, config, config["vocab_size"])
+    assert vocabulary.notes == (
+        "llama.cpp keeps spaces and line ends beside <tool>, which the tokenizer swallows",
+    )
+    assert vocabularies.prove(vocabulary, tmp_path, tmp_path).mismatch is None
+    assert vocabularies.prove(vocabulary, tmp_path, tmp_path, more=[text]).mismatches == 1
+    (tmp_path / "chat_template.jinja").write_text(text.replace("\n", r"\n"))
+    with pytest.raises(InputError, match="chat template has spaces"):
+        tokenizers.read(tmp_path, config, config["vocab_size"])
+
+
 SPELLINGS = {
     "cl100k": (
         r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+",
@@ -328,6 +346,7 @@ def give_added(content: dict[str, Any], token: str, index: int) -> None:
         ),
         (lambda c: c.update(post_processor={"processors": [5]}), InputError, "malformed"),
         (lambda c: c.update(pre_tokenizer=None), UnsupportedModelError, "pre-tokenizer"),
+        (lambda c: c["added_tokens"][0].update(single_word=True), UnsupportedModelError, "inside words"),
         (lambda c: c.update(model=[]), InputError, "not a readable tokenizer.json"),
         (lambda c: c["model"].update(merges=[["a"]]), InputError, "not a readable tokenizer.json"),
     ],
