@@ -156,13 +156,8 @@ def _vocabulary(
     pattern: str,
 ) -> Vocabulary:
     _check_ranks(ranks, path)
-    steps = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
-    pre = pretokenizers.find(
-        {"type": "Sequence", "pretokenizers": [steps, {"type": "ByteLevel", "use_regex": False}]},
-        True,
-        False,
-        path,
-    )
+    pre = pretokenizers.find(_steps(pattern), True, False, path)
+    template = files.chat_template()
     letters = byte_letters()
     vocab = {"".join(letters[b] for b in token): first + rank for token, rank in ranks.items()}
     merges = [tuple("".join(letters[b] for b in part) for part in pair) for pair in pairs(ranks)]
@@ -182,12 +177,19 @@ def _vocabulary(
         merges=[" ".join(pair) for pair in merges],
         ids=ids,
         add={"bos": True},
-        chat_template=files.chat_template(),
+        chat_template=template,
         file=path.name,
         ends=frozenset(files.ends(size)),
-        limits=pretokenizers.limits(pre, False),
+        limits=pretokenizers.limits(pre, False) + tokenizer_json.strip_limits(added, template, path),
         reference=partial(_reference, vocab, merges, added, pattern),
     )
+
+
+def _steps(pattern: str) -> dict[str, Any]:
+    """tiktoken's splitting as a pre-tokenizer."""
+    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    return {"type": "Sequence", "pretokenizers": [split, level]}
 
 
 def _defaults(known: Mapping[str, int]) -> dict[str, str]:
@@ -224,15 +226,14 @@ def _reference(
 ) -> str:
     """The tokenizer.json that these ranks are worth."""
     tokens = [
-        {"id": t.id, "content": t.content, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
+        {"id": t.id, "content": t.content, "single_word": False, "lstrip": t.lstrip, "rstrip": t.rstrip, "normalized": False,
          "special": t.special}
         for t in sorted(added, key=lambda token: token.id)
     ]  # fmt: skip
-    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
-    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
     model = {
         "type": "BPE", "vocab": {t.content: t.id for t in added} | dict(vocab), "merges": [list(pair) for pair in merges],
         "ignore_merges": True,
     }  # fmt: skip
-    steps = {"type": "Sequence", "pretokenizers": [split, level]}
-    return json.dumps({"version": "1.0", "added_tokens": tokens, "pre_tokenizer": steps, "model": model})
+    return json.dumps(
+        {"version": "1.0", "added_tokens": tokens, "pre_tokenizer": _steps(pattern), "model": model}
+    )

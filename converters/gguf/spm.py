@@ -33,13 +33,7 @@ def convert(tokenizer: TokenizerJson, files: Surroundings, size: int) -> Vocabul
         prefix = spaces.prefix(tokenizer, path)
         scores = _scores(files.folder, vocab, model.pairs())
         unknown = model.unk_token
-    _check_bytes(vocab, path)
-    slots = Slots(size, path)
-    for token, index in vocab.items():
-        kind = TokenType.BYTE if _BYTE.fullmatch(token) else TokenType.NORMAL
-        slots.put(token, index, TokenType.UNKNOWN if token == unknown else kind)
-    merged = {left + right for left, right in model.pairs()}
-    put_added(slots, tokenizer.added_tokens, merged)
+    slots = _slots(tokenizer, vocab, size, path)
     template = files.chat_template()
     ids = {"unknown": vocab[unknown]} if unknown in vocab else {}
     with tokenizer_json.malformed(path):
@@ -61,14 +55,24 @@ def convert(tokenizer: TokenizerJson, files: Surroundings, size: int) -> Vocabul
         file=tokenizer_json.FILE,
         ends=frozenset(files.ends(size)),
         scores=[
-            scores.get(token, PAD_SCORE if token.startswith("[PAD") else ADDED_SCORE)
-            for token in slots.tokens
+            scores.get(token, PAD_SCORE if kind == TokenType.UNUSED else ADDED_SCORE)
+            for token, kind in zip(slots.tokens, slots.types, strict=True)
         ],
         flags={} if prefix == "always" else {"add_space_prefix": False},
         limits=limits,
         opening=opening,
         name_parts=("phi-3", "phi3") if phi_3 else (),
     )
+
+
+def _slots(tokenizer: TokenizerJson, vocab: Mapping[str, int], size: int, path: Path) -> Slots:
+    _check_bytes(vocab, path)
+    slots = Slots(size, path)
+    for token, index in vocab.items():
+        kind = TokenType.BYTE if _BYTE.fullmatch(token) else TokenType.NORMAL
+        slots.put(token, index, TokenType.UNKNOWN if token == tokenizer.model.unk_token else kind)
+    put_added(slots, tokenizer.added_tokens, {left + right for left, right in tokenizer.model.pairs()})
+    return slots
 
 
 def from_model(model: sentencepiece.Model, files: Surroundings, size: int) -> Vocabulary:

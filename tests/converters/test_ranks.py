@@ -149,7 +149,7 @@ def test_llama_3s_own_file(tmp_path: Path) -> None:
 
 def test_real_llama_3_ranks(tmp_path: Path, data: Path) -> None:
     """The published tokenizer.json's vocabulary as ranks: llama.cpp's expected ids come out."""
-    from tests.converters.test_spm import expectations
+    from tests.converters.test_real_tokenizers import expectations
 
     content = json.loads((data / "tokenizers" / "llama-3.2" / "tokenizer.json").read_text())
     numbers = {letter: byte for byte, letter in enumerate(ranks.byte_letters())}
