@@ -112,6 +112,13 @@ def from_tekken(files: Surroundings, size: int) -> Vocabulary:
         }
     except (*MALFORMED, binascii.Error) as error:
         raise InputError("not a readable tekken.json", path=path, found=str(error)) from error
+    if not 0 <= first <= size:
+        raise InputError(
+            "the tokenizer doesn't match the model's vocabulary",
+            path=path,
+            found=f"{first} special tokens",
+            expected=f"at most {size}, the rows of the embedding",
+        )
     named = tekken.special_tokens
     if named is None:
         named = [_TekkenSpecial(i, text) for i, text in enumerate(_TEKKEN_SPECIALS)]
