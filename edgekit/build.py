@@ -144,16 +144,23 @@ def _cores() -> int:
 
 
 def _prove(inputs: Opened, artifact: Path) -> None:
-    """The converted vocabulary must give the same ids as tokenizer.json, and end answers where the model does."""
-    from gguf import TokenType
-
+    """The converted vocabulary must give the same ids as the tokenizer, and end answers where the model does."""
     from edgekit.converters.gguf import probes
 
     vocabulary = inputs.layout.vocabulary
-    kinds = zip(vocabulary.tokens, vocabulary.types, strict=True)
-    added = [token for token, kind in kinds if kind in {TokenType.CONTROL, TokenType.USER_DEFINED}]
     tokenizer = inputs.base.folder / vocabulary.file
-    proved = worker.run(worker.Prove(str(artifact), str(tokenizer), probes.texts(added)))
+    parts = vocabulary.name_parts
+    if parts and not any(part in inputs.layout.name.lower() for part in parts):
+        raise InputError(
+            "llama.cpp runs this tokenizer right only in a model of its own name",
+            path=tokenizer,
+            found=inputs.layout.name,
+            expected=f"a name with {' or '.join(parts)}",
+            next_step=f"name the build {parts[0]}-{inputs.layout.name}",
+        )
+    definition = vocabulary.reference() if vocabulary.reference else ""
+    texts = probes.of(vocabulary)
+    proved = worker.run(worker.Prove(str(artifact), str(tokenizer), texts, definition))
     assert isinstance(proved, worker.Proved)
     if proved.mismatch:
         text, expected, found = proved.mismatch
@@ -218,10 +225,16 @@ def _provenance(inputs: Opened, stop: threading.Event) -> bundle.Provenance:
         "config.json",
         "generation_config.json",
         "tokenizer.json",
+        "tokenizer.model",
+        "tekken.json",
+        "added_tokens.json",
         "tokenizer_config.json",
         "chat_template.jinja",
+        inputs.layout.vocabulary.file,
     )
-    base_files = [inputs.base.folder / name for name in beside] + [file.path for file in inputs.base.files]
+    base_files = [inputs.base.folder / name for name in dict.fromkeys(beside)] + [
+        file.path for file in inputs.base.files
+    ]
     adapters = [
         _source(adapter.folder, [adapter.folder / "adapter_config.json", adapter.file.path], weight, stop)
         for adapter, weight in inputs.adapters
