@@ -111,15 +111,23 @@ def metadata(arch: str, config: Mapping[str, Any], *, epsilon: str = "rms_norm_e
     ]
 
 
-def decoder(source: TensorSource, lines: Sequence[Line], norm: Transform | None = None) -> list[Mapped]:
-    """Every tensor of a decoder whose layers are all alike; ``norm`` changes the last norm as ``lines`` do theirs."""
-    config = source.config
+def decoder(
+    source: TensorSource,
+    lines: Sequence[Line],
+    norm: Transform | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> list[Mapped]:
+    """Every tensor of a decoder whose layers are all alike; ``norm`` changes the last norm as ``lines`` do theirs.
+
+    ``config`` is the source's unless the family fills something in.
+    """
+    config = source.config if config is None else config
     hidden, vocab = whole(config, "hidden_size"), whole(config, "vocab_size")
     top = [
         Line("model.embed_tokens", "token_embd", (vocab, hidden)),
         Line("model.norm", "output_norm", (hidden,), transform=norm),
     ]
-    if config.get("tie_word_embeddings", False) is not True or has(source, "lm_head.weight"):
+    if config.get("tie_word_embeddings", False) is not True or "lm_head.weight" in source.names():
         top.append(Line("lm_head", "output", (vocab, hidden)))
     out = table(source, top, "", "")
     for layer in range(whole(config, "num_hidden_layers")):
