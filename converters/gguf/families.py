@@ -6,12 +6,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgekit.converters.gguf import llama
+from edgekit.converters.gguf import gemma, gemma2, gemma3, gpt2, llama, phi3, stablelm
 from edgekit.converters.gguf.family import Family
 from edgekit.errors import UnsupportedModelError
 from edgekit.tensors import TensorSource
 
-FAMILIES: tuple[Family, ...] = (llama,)
+FAMILIES: tuple[Family, ...] = (
+    llama,
+    gemma,
+    gemma2,
+    gemma3,
+    phi3,
+    stablelm,
+    gpt2,
+)
 
 
 def find(config: Mapping[str, Any], path: Path) -> Family:

@@ -30,6 +30,11 @@ class Case:
     settings: Mapping[str, Any] = field(default_factory=dict)
     lora: Sequence[str] | str = "all-linear"
     """PEFT's target_modules; empty for a family whose layers no LoRA is merged into."""
+    half_gelu: bool = False
+    """Whether llama.cpp looks the activation up in its table of half-precision GELUs (ggml_vec_gelu_f32).
+
+    Transformers' model is given the same rounding: without it logits differ by some thousandths of their deviation.
+    """
 
 
 SIZES = {
@@ -49,6 +54,8 @@ def make(case: Case, folder: Path, seed: int = 0) -> Any:
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()
     _randomize(torch, model)
     model.save_pretrained(folder)
+    if case.half_gelu:
+        round_gelu(torch, model)
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer(config.get_text_config().vocab_size)))
     words = {"bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>"}
     (folder / "tokenizer_config.json").write_text(json.dumps(words))
@@ -57,13 +64,27 @@ def make(case: Case, folder: Path, seed: int = 0) -> Any:
 
 def _randomize(torch: Any, model: Any) -> None:
     """Weights that make every part of the model matter: transformers' own start leaves logits near zero."""
+    # Gemma's embeddings are scaled by the model, and are its head too.
+    loud = 0.5 if hasattr(model.get_input_embeddings(), "embed_scale") else 4
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.randn_like(parameter)
             if parameter.ndim > 1:
-                parameter.copy_(noise / parameter.shape[-1] ** 0.5 * (4 if "embed" in name else 1))
+                parameter.copy_(noise / parameter.shape[-1] ** 0.5 * (loud if "embed" in name else 1))
             else:
                 parameter.add_(0.1 * noise)
+
+
+def round_gelu(torch: Any, model: Any) -> None:
+    """Make a model's GELU what ggml computes: half-precision values of half-precision numbers, between -10 and 10."""
+
+    def activate(x: Any) -> Any:
+        rounded = torch.nn.functional.gelu(x.half().float(), approximate="tanh").half().float()
+        return torch.where(x <= -10, 0.0, torch.where(x >= 10, x, rounded))
+
+    for module in model.modules():
+        for name in {"act", "act_fn"} & set(module._modules):
+            module._modules[name].forward = activate
 
 
 def add_lora(case: Case, model: Any, folder: Path, seed: int = 1) -> Any:
@@ -71,8 +92,9 @@ def add_lora(case: Case, model: Any, folder: Path, seed: int = 1) -> Any:
     torch, peft = pytest.importorskip("torch"), pytest.importorskip("peft")
     torch.manual_seed(seed)
     targets = case.lora if isinstance(case.lora, str) else list(case.lora)
+    settings = {"task_type": "CAUSAL_LM", "fan_in_fan_out": model.config.model_type == "gpt2"}
     wrapped = peft.get_peft_model(
-        model, peft.LoraConfig(r=4, lora_alpha=8, target_modules=targets, task_type="CAUSAL_LM")
+        model, peft.LoraConfig(r=4, lora_alpha=8, target_modules=targets, **settings)
     )
     with torch.no_grad():
         for name, parameter in wrapped.named_parameters():
