@@ -45,7 +45,7 @@ def tensors(source: TensorSource) -> list[Mapped]:
         *decoder.attention(config),
         *decoder.gated(config),
     ]
-    return mapped(source, lines, config)
+    return mapped(without_head(source), lines, config)
 
 
 def plus_one(rows: Float32) -> Float32:
@@ -56,6 +56,13 @@ def plus_one(rows: Float32) -> Float32:
 def mapped(source: TensorSource, lines: Sequence[decoder.Line], config: Mapping[str, Any]) -> list[Mapped]:
     """A Gemma's tensors, which have no biases."""
     return settings.biased(decoder.decoder(source, lines, plus_one, config))
+
+
+def without_head(source: TensorSource) -> TensorSource:
+    """The source, if it stores no head: llama.cpp computes Gemma 1's and 2's from the embedding only."""
+    if "lm_head.weight" in source.names():
+        raise unsupported("a head apart from the embedding", "lm_head.weight", "a checkpoint without it")
+    return source
 
 
 def check_shared(config: Mapping[str, Any], ropes: Sequence[str] = ("default",)) -> None:

@@ -56,4 +56,4 @@ def tensors(source: TensorSource) -> list[Mapped]:
         *decoder.attention(config),
         *decoder.gated(config),
     ]
-    return gemma.mapped(source, lines, config)
+    return gemma.mapped(gemma.without_head(source), lines, config)

@@ -31,8 +31,7 @@ def check(config: Mapping[str, Any]) -> None:
     if config.get("attn_logit_softcapping") is not None:
         raise unsupported("Gemma 3 has no cap on attention", config["attn_logit_softcapping"], "null")
     if _windowed(config):
-        layers = range(whole(config, "num_hidden_layers"))
-        gemma.check_layers(config, [LOCAL if (layer + 1) % PATTERN else GLOBAL for layer in layers])
+        gemma.check_layers({"layer_types": _layers(config)}, _pattern(config, PATTERN))
 
 
 def metadata(config: Mapping[str, Any]) -> list[Entry]:
@@ -61,9 +60,21 @@ def tensors(source: TensorSource) -> list[Mapped]:
 
 
 def _windowed(config: Mapping[str, Any]) -> bool:
-    """Whether any layer has a window; models without say so by a pattern of 1."""
-    kinds = config.get("layer_types")
-    return set(kinds) != {GLOBAL} if isinstance(kinds, list) else config.get("sliding_window_pattern") != 1
+    """Whether any layer has a window."""
+    return any(kind != GLOBAL for kind in _layers(config))
+
+
+def _layers(config: Mapping[str, Any]) -> list[str]:
+    """What each layer sees, which older configs say by the number of layers from one that sees everything on."""
+    kinds = config.get("layer_types", _pattern(config, whole(config, "sliding_window_pattern", PATTERN)))
+    if not isinstance(kinds, list):
+        raise InputError("config.json's layer_types are unsound", found=kinds, expected="a list")
+    return kinds
+
+
+def _pattern(config: Mapping[str, Any], pattern: int) -> list[str]:
+    layers = range(whole(config, "num_hidden_layers"))
+    return [LOCAL if (layer + 1) % pattern else GLOBAL for layer in layers]
 
 
 def _plain(config: Mapping[str, Any]) -> dict[str, Any]:

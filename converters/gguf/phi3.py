@@ -18,13 +18,14 @@ ARCHITECTURES: Sequence[str] = ("Phi3ForCausalLM",)
 ARCH = "phi3"
 IGNORED: Sequence[str] = (".rotary_emb.inv_freq",)
 
-DEFAULTS = {"max_position_embeddings": 4096, "original_max_position_embeddings": 4096, "rms_norm_eps": 1e-5}
+ORIGINAL = "original_max_position_embeddings"
+DEFAULTS = {"max_position_embeddings": 4096, ORIGINAL: 4096, "rms_norm_eps": 1e-5}
 LONG = ("longrope", "su")
 """LongRoPE, and what the first releases called it."""
 FACTORS = ("long_factor", "short_factor")
 KNOWN = {
     *FACTORS, "rope_type", "type", "rope_theta", "factor", "attention_factor", "partial_rotary_factor",
-    "original_max_position_embeddings",
+    ORIGINAL,
 }  # fmt: skip
 NOT_WRITTEN = (
     "context_length", "vocab_size", "rope.dimension_count", "attention.key_length", "attention.value_length"
@@ -34,6 +35,8 @@ mixture = decoder.mixture
 
 
 def check(config: Mapping[str, Any]) -> None:
+    if config.get(ORIGINAL) is not None:
+        settings.fixed(decoder.rope(config), **{ORIGINAL: config[ORIGINAL]})
     config = settings.completed(config, DEFAULTS)
     settings.whole_heads(config)
     settings.fixed(config, is_causal=True)
@@ -43,7 +46,6 @@ def check(config: Mapping[str, Any]) -> None:
         raise unsupported("a rope scaling with keys that aren't understood", ", ".join(unknown), "LongRoPE's")
     if scaling.get("rope_type", "default") == "default" and any(key in scaling for key in FACTORS):
         raise unsupported("rotation factors without a rope scaling that has them", "default", LONG[0])
-    settings.fixed(scaling, original_max_position_embeddings=_original(config))
     _factors(config)
 
 
@@ -87,11 +89,7 @@ def tensors(source: TensorSource) -> list[Mapped]:
 
 def _original(config: Mapping[str, Any]) -> int:
     """The context that the model was trained with before it was stretched."""
-    return whole(
-        decoder.rope(config),
-        "original_max_position_embeddings",
-        whole(config, "original_max_position_embeddings"),
-    )
+    return whole(decoder.rope(config), ORIGINAL, whole(config, ORIGINAL))
 
 
 def _factors(config: Mapping[str, Any]) -> dict[str, list[float]]:

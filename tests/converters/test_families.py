@@ -52,6 +52,7 @@ CASES = {
                 "sliding_attention": {"rope_type": "default", "rope_theta": 300.0},
             },
             "final_logit_softcapping": 3.0,
+            "tie_word_embeddings": False,
         },
         half_gelu=True,
     ),
