@@ -6,13 +6,33 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgekit.converters.gguf import gemma, gemma2, gemma3, gpt2, llama, phi3, stablelm
+from edgekit.converters.gguf import (
+    gemma,
+    gemma2,
+    gemma3,
+    gpt2,
+    granite,
+    llama,
+    mistral,
+    olmo2,
+    phi3,
+    qwen2,
+    qwen3,
+    smollm3,
+    stablelm,
+)
 from edgekit.converters.gguf.family import Family
 from edgekit.errors import UnsupportedModelError
 from edgekit.tensors import TensorSource
 
 FAMILIES: tuple[Family, ...] = (
     llama,
+    mistral,
+    qwen2,
+    qwen3,
+    granite,
+    olmo2,
+    smollm3,
     gemma,
     gemma2,
     gemma3,

@@ -13,6 +13,10 @@ LLAMA3 = {
     "original_max_position_embeddings": 32, "rope_theta": 10000.0,
 }  # fmt: skip
 
+YARN = {
+    "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32, "rope_theta": 10000.0,
+}  # fmt: skip
+THETA = {"rope_type": "default", "rope_theta": 500000.0}
 LONGROPE = {
     "rope_type": "longrope", "long_factor": [1.0 + i for i in range(8)], "short_factor": [1.0 + i / 8 for i in range(8)],
 }  # fmt: skip
@@ -27,6 +31,60 @@ CASES = {
         "LlamaConfig", {"rope_parameters": LLAMA3, "head_dim": 32, "tie_word_embeddings": True}
     ),
     "tinyllama": Case("LlamaConfig", {"num_attention_heads": 8, "num_key_value_heads": 1}),
+    # Llama's layout and its kin
+    "smollm2": Case(
+        "LlamaConfig",
+        {
+            "num_attention_heads": 3,
+            "num_key_value_heads": 3,
+            "hidden_size": 48,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "llama-yarn": Case("LlamaConfig", {"rope_parameters": YARN}),
+    "mistral-7b-v0.1": Case("MistralConfig", {"sliding_window": 64, "rms_norm_eps": 1e-5}),
+    "mistral-7b-v0.3": Case(
+        "MistralConfig",
+        {"sliding_window": None, "rope_parameters": THETA},
+    ),
+    "mistral-nemo": Case("MistralConfig", {"sliding_window": None, "head_dim": 32}),
+    "qwen2.5": Case("Qwen2Config", {"tie_word_embeddings": True}),
+    "qwen2.5-yarn": Case("Qwen2Config", {"rope_parameters": YARN}),
+    "qwen2-linear-window": Case(
+        "Qwen2Config",
+        {
+            "rope_parameters": {"rope_theta": 1e4, "rope_type": "linear", "factor": 4.0},
+            "use_sliding_window": True,
+            "max_window_layers": 1,
+            "sliding_window": 64,
+        },
+    ),
+    "qwen3": Case("Qwen3Config", {"head_dim": 32, "tie_word_embeddings": True, "rope_parameters": THETA}),
+    "qwen3-yarn": Case("Qwen3Config", {"head_dim": 8, "rope_parameters": {**YARN, "factor": 2.5}}),
+    "granite-3": Case(
+        "GraniteConfig",
+        {
+            "attention_multiplier": 0.2,
+            "embedding_multiplier": 3.0,
+            "residual_multiplier": 0.4,
+            "logits_scaling": 2.0,
+            "tie_word_embeddings": True,
+            "rope_parameters": THETA,
+        },
+    ),
+    "granite-biases-llama3": Case(
+        "GraniteConfig",
+        {
+            "attention_bias": True,
+            "mlp_bias": True,
+            "logits_scaling": 2.0,
+            "rope_parameters": LLAMA3,
+        },
+    ),
+    "olmo2": Case("Olmo2Config", {"rms_norm_eps": 1e-3, "rope_parameters": THETA}),
+    "olmo2-32b": Case("Olmo2Config", {"num_key_value_heads": 1, "rope_parameters": YARN}),
+    "smollm3": Case("SmolLM3Config", {"num_hidden_layers": 9, "tie_word_embeddings": True}),
+    "smollm3-yarn": Case("SmolLM3Config", {"num_hidden_layers": 5, "rope_parameters": YARN}),
     # Gemma, Phi, StableLM, GPT-2
     "gemma": Case("GemmaConfig", {"head_dim": 32, "tie_word_embeddings": True}, half_gelu=True),
     "gemma-2": Case(
@@ -89,7 +147,14 @@ CASES = {
     ),
     "gpt-2": Case(
         "GPT2Config",
-        {"n_embd": 64, "n_head": 4, "n_layer": 2, "n_positions": 256, "tie_word_embeddings": True},
+        {
+            "n_embd": 64,
+            "n_head": 4,
+            "n_layer": 2,
+            "n_positions": 256,
+            "n_ctx": 256,
+            "tie_word_embeddings": True,
+        },
         half_gelu=True,
     ),
 }
