@@ -46,7 +46,7 @@ class Merged:
         self._embedding = input_embedding(base.names())
         for adapter, weight in adapters:
             if problems := [*adapter.problems, *misfits(adapter, base)]:
-                raise _refusal(adapter, problems)
+                raise refusal(adapter, problems)
             self._plan(adapter, weight)
         self._untied = self._tied and bool({HEAD, self._embedding} & {*self._changes, *self._replaced})
         self._names = (*base.names(), HEAD) if self._untied else tuple(base.names())
@@ -74,7 +74,7 @@ class Merged:
     def read(self, name: str, rows: slice = ALL, out: Float32 | None = None) -> Float32:
         start, stop = span(rows, self.info(name).rows)
         if name in self._replaced:
-            out = _read_own(*self._replaced[name], start, stop, out)
+            out = read_own(*self._replaced[name], start, stop, out)
         else:
             out = self.base.read(self._stored(name), slice(start, stop), out)
         if name in self._changes:
@@ -97,11 +97,11 @@ class Merged:
             module, _, parameter = tensor.rpartition(".")
             name = self._name(module, parameter)
             if weight != 1.0:
-                raise _refusal(
+                raise refusal(
                     adapter, [f"{tensor} was trained whole: it can't be merged with weight {weight}"]
                 )
             if name in self._replaced:
-                raise _refusal(adapter, [f"{tensor} is replaced by {self._replaced[name][0].folder} too"])
+                raise refusal(adapter, [f"{tensor} is replaced by {self._replaced[name][0].folder} too"])
             self._replaced[name] = (adapter, own)
 
     def _name(self, module: str, parameter: str = "weight") -> str:
@@ -111,15 +111,15 @@ class Merged:
         """Left (rows, ranks) and right (ranks, columns) of all changes to a tensor, scales included."""
         lefts, rights = [], []
         for change in self._changes[name]:
-            a = _read_own(change.adapter, change.pair.a)
-            b = _read_own(change.adapter, change.pair.b)
+            a = read_own(change.adapter, change.pair.a)
+            b = read_own(change.adapter, change.pair.b)
             left, right = (a.T, b.T) if _is_transposed(self.base, name) else (b, a)
             lefts.append(left)
             rights.append(right * np.float32(change.pair.scale * change.weight))
         return np.ascontiguousarray(np.hstack(lefts)), np.ascontiguousarray(np.vstack(rights))
 
 
-def _read_own(
+def read_own(
     adapter: Adapter, name: str, start: int = 0, stop: int | None = None, out: Float32 | None = None
 ) -> Float32:
     """Rows of one of the adapter's tensors in float32; ``AdapterError`` if they aren't finite."""
@@ -213,7 +213,8 @@ def _missing(adapter: Adapter, base: TensorSource) -> list[str]:
     return [f"{module}: is targeted, but the adapter has no weights for it" for module in missing]
 
 
-def _refusal(adapter: Adapter, problems: Sequence[str]) -> AdapterError:
+def refusal(adapter: Adapter, problems: Sequence[str]) -> AdapterError:
+    """An adapter that can't be used with its base, and the first reasons why."""
     shown = [*problems[:5], *([f"and {len(problems) - 5} more"] if len(problems) > 5 else [])]
     return AdapterError(
         "the adapter can't be merged",

@@ -35,6 +35,8 @@ class Case:
 
     Feed-forwards are made a tenth as loud, so that the bound holds where all else is right, and only there.
     """
+    tokenizer: str = ""
+    """The tokenizer that the real model comes with, for the table of families."""
 
 
 SIZES = {
@@ -45,17 +47,18 @@ SIZES = {
 """What a case has unless it says otherwise."""
 
 
-def make(case: Case, folder: Path, seed: int = 0) -> Any:
-    """Save a random model of the case, with a tokenizer; returns transformers' model in float32."""
+def make(case: Case, folder: Path, seed: int = 0, dtype: str = "float32") -> Any:
+    """Save a random model of the case, with a tokenizer; returns transformers' model."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
+    transformers.utils.logging.disable_progress_bar()
     torch.manual_seed(seed)
     config = getattr(transformers, case.config)(**{**SIZES, **case.settings})
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()
     _randomize(torch, model)
     if case.half_gelu:
         _quieten(torch, model)
-    model.save_pretrained(folder)
+    model.to(getattr(torch, dtype)).save_pretrained(folder)
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer(config.get_text_config().vocab_size)))
     words = {"bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>"}
     (folder / "tokenizer_config.json").write_text(json.dumps(words))
@@ -110,8 +113,8 @@ def to_gguf(folder: Path, target: Path, preset: str = "F32", adapter: Path | Non
     return target
 
 
-def assert_same_answers(gguf: Path, model: Any, vocab: int, bound: float = 1e-3) -> None:
-    """Logits of 64 positions within ``bound`` of transformers', and the same greedy text."""
+def assert_same_answers(gguf: Path, model: Any, vocab: int, bound: float = 1e-3) -> float:
+    """Logits of 64 positions within ``bound`` of transformers', and the same greedy text; the largest difference."""
     import torch
 
     from edgekit.runtimes.llamacpp import LlamaCppEngine, LlamaCppOptions
@@ -132,3 +135,4 @@ def assert_same_answers(gguf: Path, model: Any, vocab: int, bound: float = 1e-3)
     worst = np.abs(ours - expected).max(1)
     assert worst.max() <= bound, f"logits (deviation {expected.std():.2f}) differ by {worst}"
     assert (ours.argmax(1) == expected.argmax(1)).all()
+    return float(worst.max())
