@@ -6,7 +6,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgekit.converters.gguf import granite, llama, mistral, olmo2, qwen2, qwen3, smollm3
+from edgekit.converters.gguf import (
+    gemma,
+    gemma2,
+    gemma3,
+    gpt2,
+    granite,
+    llama,
+    mistral,
+    olmo2,
+    phi3,
+    qwen2,
+    qwen3,
+    smollm3,
+    stablelm,
+)
 from edgekit.converters.gguf.family import Family
 from edgekit.errors import UnsupportedModelError
 from edgekit.tensors import TensorSource
@@ -19,6 +33,12 @@ FAMILIES: tuple[Family, ...] = (
     granite,
     olmo2,
     smollm3,
+    gemma,
+    gemma2,
+    gemma3,
+    phi3,
+    stablelm,
+    gpt2,
 )
 
 

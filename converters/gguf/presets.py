@@ -165,8 +165,9 @@ def assign(
 
 
 def _is_quantized(name: str, shape: tuple[int, ...]) -> bool:
-    """Matrices are; norms and vectors (one row counts as one) stay in F32."""
-    return len(shape) >= 2 and prod(shape[:-1]) > 1 and name.endswith("weight") and "_norm.weight" not in name
+    """Matrices are; norms, learned positions and vectors (one row counts as one) stay in F32."""
+    kept = "_norm.weight" in name or name == "position_embd.weight"
+    return len(shape) >= 2 and prod(shape[:-1]) > 1 and name.endswith("weight") and not kept
 
 
 def _fit(kind: Q, columns: int) -> Q:

@@ -17,6 +17,14 @@ YARN = {
     "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32, "rope_theta": 10000.0,
 }  # fmt: skip
 THETA = {"rope_type": "default", "rope_theta": 500000.0}
+LONGROPE = {
+    "rope_type": "longrope", "long_factor": [1.0 + i for i in range(8)], "short_factor": [1.0 + i / 8 for i in range(8)],
+}  # fmt: skip
+GEMMA3 = {
+    # Seven layers: the sixth sees everything, by another rotation.
+    "num_hidden_layers": 7, "head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 24,
+    "tie_word_embeddings": True,
+}  # fmt: skip
 
 CASES = {
     "llama-3.2": Case(
@@ -77,6 +85,78 @@ CASES = {
     "olmo2-32b": Case("Olmo2Config", {"num_key_value_heads": 1, "rope_parameters": YARN}),
     "smollm3": Case("SmolLM3Config", {"num_hidden_layers": 9, "tie_word_embeddings": True}),
     "smollm3-yarn": Case("SmolLM3Config", {"num_hidden_layers": 5, "rope_parameters": YARN}),
+    # Gemma, Phi, StableLM, GPT-2
+    "gemma": Case("GemmaConfig", {"head_dim": 32, "tie_word_embeddings": True}, half_gelu=True),
+    "gemma-2": Case(
+        "Gemma2Config",
+        {
+            "num_hidden_layers": 3,
+            "head_dim": 32,
+            "query_pre_attn_scalar": 32,
+            "sliding_window": 24,
+            "attn_logit_softcapping": 3.0,
+            "final_logit_softcapping": 2.0,
+            "tie_word_embeddings": True,
+        },
+        half_gelu=True,
+    ),
+    "gemma-3": Case("Gemma3TextConfig", GEMMA3, half_gelu=True),
+    "gemma-3-4b": Case(
+        "Gemma3TextConfig",
+        {
+            **GEMMA3,
+            "rope_parameters": {
+                "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 50000.0},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 300.0},
+            },
+            "final_logit_softcapping": 3.0,
+            "tie_word_embeddings": False,
+        },
+        half_gelu=True,
+    ),
+    "phi-3-4k": Case("Phi3Config", {"num_key_value_heads": 4, "sliding_window": 64}),
+    "phi-3-128k": Case(
+        "Phi3Config",
+        {"rope_parameters": LONGROPE, "original_max_position_embeddings": 32, "sliding_window": 512},
+    ),
+    "phi-3-128k-short": Case(
+        "Phi3Config",
+        {
+            "rope_parameters": LONGROPE,
+            "original_max_position_embeddings": 256,
+            "max_position_embeddings": 1024,
+        },
+    ),
+    "phi-4-mini": Case(
+        "Phi3Config",
+        {
+            "hidden_size": 96,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "tie_word_embeddings": True,
+            "rope_parameters": {**LONGROPE, "partial_rotary_factor": 0.67, "rope_theta": 10000.0},
+            "original_max_position_embeddings": 32,
+            "sliding_window": 512,
+        },
+    ),
+    "phi-4": Case("Phi3Config", {"rope_parameters": {"rope_type": "default", "rope_theta": 250000.0}}),
+    "stablelm-2-1.6b": Case("StableLmConfig", {"use_qkv_bias": True, "num_key_value_heads": 4}),
+    "stablelm-2-12b": Case(
+        "StableLmConfig",
+        {"qk_layernorm": True, "use_parallel_residual": True, "partial_rotary_factor": 0.5},
+    ),
+    "gpt-2": Case(
+        "GPT2Config",
+        {
+            "n_embd": 64,
+            "n_head": 4,
+            "n_layer": 2,
+            "n_positions": 256,
+            "n_ctx": 256,
+            "tie_word_embeddings": True,
+        },
+        half_gelu=True,
+    ),
 }
 
 

@@ -28,11 +28,13 @@ WINDOW = "ends with the sliding window: llama.cpp computes none here, so that an
 ACCEPTED: dict[str, dict[str, str]] = {
     "mistral-7b-v0.1": {"llama.context_length": WINDOW},
     "qwen2-linear-window": {"qwen2.context_length": WINDOW},
+    "phi-3-4k": {"phi3.context_length": WINDOW},
 }
 """Keys and tensors, by case, in which edgekit differs from llama.cpp's converter on purpose, and why."""
 
 REFUSED: dict[str, str] = {
-    "granite-biases-llama3": "it has no name for rope_freqs in Granite, though llama.cpp's graph reads it"
+    "granite-biases-llama3": "it has no name for rope_freqs in Granite, though llama.cpp's graph reads it",
+    "stablelm-2-12b": "it loses the heads' norms (a generator that returns what it should yield), and says so",
 }
 """Cases that llama.cpp's converter doesn't take, and why."""
 
