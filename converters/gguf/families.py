@@ -6,7 +6,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgekit.converters.gguf import granite, llama, mistral, olmo2, qwen2, qwen3, smollm3
+from edgekit.converters.gguf import (
+    granite,
+    llama,
+    mistral,
+    mixtral,
+    olmo2,
+    qwen2,
+    qwen2_moe,
+    qwen3,
+    qwen3_moe,
+    smollm3,
+)
 from edgekit.converters.gguf.family import Family
 from edgekit.errors import UnsupportedModelError
 from edgekit.tensors import TensorSource
@@ -19,6 +30,9 @@ FAMILIES: tuple[Family, ...] = (
     granite,
     olmo2,
     smollm3,
+    mixtral,
+    qwen2_moe,
+    qwen3_moe,
 )
 
 

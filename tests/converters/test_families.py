@@ -18,6 +18,9 @@ YARN = {
 }  # fmt: skip
 THETA = {"rope_type": "default", "rope_theta": 500000.0}
 
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+SMALL_EXPERTS = {"num_experts": 6, "num_experts_per_tok": 3, "moe_intermediate_size": 48}
+
 CASES = {
     "llama-3.2": Case(
         "LlamaConfig", {"rope_parameters": LLAMA3, "head_dim": 32, "tie_word_embeddings": True}
@@ -77,6 +80,38 @@ CASES = {
     "olmo2-32b": Case("Olmo2Config", {"num_key_value_heads": 1, "rope_parameters": YARN}),
     "smollm3": Case("SmolLM3Config", {"num_hidden_layers": 9, "tie_word_embeddings": True}),
     "smollm3-yarn": Case("SmolLM3Config", {"num_hidden_layers": 5, "rope_parameters": YARN}),
+}
+
+CASES |= {
+    # Mixtures of experts: PEFT puts "all-linear" on bare parameters there, which aren't merged.
+    "mixtral": Case("MixtralConfig", {"num_local_experts": 8, "num_experts_per_tok": 2}, ATTENTION),
+    "mixtral-scaled": Case(
+        "MixtralConfig",
+        {
+            "num_local_experts": 3,
+            "head_dim": 32,
+            "rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e6},
+            "tie_word_embeddings": True,
+        },
+        ATTENTION,
+    ),
+    "qwen3-moe": Case("Qwen3MoeConfig", {**SMALL_EXPERTS, "norm_topk_prob": True, "head_dim": 32}, ATTENTION),
+    "qwen3-moe-yarn": Case(
+        "Qwen3MoeConfig",
+        {
+            **SMALL_EXPERTS,
+            "norm_topk_prob": True,
+            "num_experts_per_tok": 1,
+            "tie_word_embeddings": True,
+            "rope_parameters": YARN,
+        },
+        ATTENTION,
+    ),
+    "qwen2-moe": Case(
+        "Qwen2MoeConfig",
+        {**SMALL_EXPERTS, "shared_expert_intermediate_size": 80},
+        [*ATTENTION, "shared_expert_gate"],
+    ),
 }
 
 
