@@ -8,6 +8,7 @@ from typing import Any
 
 from edgekit.converters.gguf import (
     granite,
+    lfm2,
     llama,
     mistral,
     mixtral,
@@ -33,6 +34,7 @@ FAMILIES: tuple[Family, ...] = (
     mixtral,
     qwen2_moe,
     qwen3_moe,
+    lfm2,
 )
 
 

@@ -177,9 +177,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("model", ["eight", "three"])
-@pytest.mark.parametrize(
-    "preset", ["F16", "Q2_K", "Q3_K_M", "Q4_K_S", "Q4_K_M"]
-)
+@pytest.mark.parametrize("preset", ["F16", "Q2_K", "Q3_K_M", "Q4_K_S", "Q4_K_M"])
 def test_types_and_bytes_are_those_of_llama_cpp(
     large: dict[str, Path], tmp_path: Path, model: str, preset: str
 ) -> None:

@@ -20,6 +20,7 @@ THETA = {"rope_type": "default", "rope_theta": 500000.0}
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 SMALL_EXPERTS = {"num_experts": 6, "num_experts_per_tok": 3, "moe_intermediate_size": 48}
+MIXED = ["conv", "conv", "full_attention", "conv"]
 
 CASES = {
     "llama-3.2": Case(
@@ -111,6 +112,17 @@ CASES |= {
         "Qwen2MoeConfig",
         {**SMALL_EXPERTS, "shared_expert_intermediate_size": 80},
         [*ATTENTION, "shared_expert_gate"],
+    ),
+    # Hybrids of attention and layers that remember a state.
+    "lfm2": Case("Lfm2Config", {"num_hidden_layers": 4, "layer_types": MIXED, "tie_word_embeddings": True}),
+    "lfm2-wide": Case(
+        "Lfm2Config",
+        {
+            "layer_types": ["full_attention", "conv"],
+            "conv_L_cache": 4,
+            "block_auto_adjust_ff_dim": False,
+            "rope_parameters": {"rope_theta": 1e4, "rope_type": "linear", "factor": 4.0},
+        },
     ),
 }
 

@@ -1,0 +1,137 @@
+"""LFM2: short convolutions in most layers, attention with norms of queries and keys in the others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from edgekit.converters.gguf import decoder, limits, qwen2
+from edgekit.converters.gguf.decoder import Line
+from edgekit.converters.gguf.family import ARRAY, U32, Entry, Mapped, expect, number, unsupported, whole
+from edgekit.converters.gguf.presets import Model
+from edgekit.tensors import TensorSource
+
+ARCHITECTURES: Sequence[str] = ("Lfm2ForCausalLM",)
+ARCH = "lfm2"
+IGNORED: Sequence[str] = (".rotary_emb.inv_freq",)
+DEFAULTS = {
+    "num_key_value_heads": 8, "max_position_embeddings": 128_000, "rope_theta": 1e6, "intermediate_size": 12_288,
+    "norm_eps": 1e-5, "conv_L_cache": 3, "block_multiple_of": 256, "block_ffn_dim_multiplier": 1.0,
+    "block_auto_adjust_ff_dim": True, "tie_word_embeddings": True,
+}  # fmt: skip
+"""What transformers' Lfm2Config has where config.json is silent."""
+OLD_NAMES = {"block_ff_dim": "intermediate_size", "tie_embedding": "tie_word_embeddings"}
+"""What the first checkpoints call two settings; transformers prefers these names where both are there."""
+
+
+def check(config: Mapping[str, Any]) -> None:
+    config = _filled(config)
+    decoder.check(config, ropes=qwen2.ROPES)
+    limits.check_rotation(config)
+    limits.check_head_size(config)
+    limits.check_flag(config, "conv_bias", "biases on LFM2's convolutions")
+    if whole(config, "conv_L_cache") < 2:
+        raise unsupported(
+            "a convolution over one token", config["conv_L_cache"], "conv_L_cache of at least 2"
+        )
+    if set(_kinds(config)) != {"conv", "full_attention"}:
+        raise unsupported("layers of another kind", sorted(set(_kinds(config))), "conv and full_attention")
+
+
+def metadata(config: Mapping[str, Any]) -> list[Entry]:
+    config = _filled(config)
+    heads = [config["num_key_value_heads"] if kind != "conv" else 0 for kind in _kinds(config)]
+    shared = f"{ARCH}.attention.head_count_kv"
+    entries = decoder.metadata(ARCH, config, llama=False)
+    return [
+        *(replace(e, value=heads, kind=ARRAY) if e.key == shared else e for e in entries),
+        Entry(f"{ARCH}.vocab_size", whole(config, "vocab_size"), U32),
+        Entry(f"{ARCH}.shortconv.l_cache", whole(config, "conv_L_cache"), U32),
+    ]
+
+
+def tensors(source: TensorSource) -> list[Mapped]:
+    config = _filled(source.config)
+    hidden, vocab = whole(config, "hidden_size"), whole(config, "vocab_size")
+    top = [
+        Line("model.embed_tokens", "token_embd", (vocab, hidden), bias=False),
+        # llama.cpp's name of this last norm is a mistake that it keeps.
+        Line("model.embedding_norm", "token_embd_norm", (hidden,), bias=False),
+    ]
+    if config["tie_word_embeddings"] is not True or "lm_head.weight" in source.names():
+        top.append(Line("lm_head", "output", (vocab, hidden), bias=False))
+    out = decoder.table(source, top, "", "")
+    for layer, kind in enumerate(_kinds(config)):
+        lines = [*_feed_forward(config), *(_convolution(config) if kind == "conv" else _attention(config))]
+        out += decoder.table(source, lines, f"model.layers.{layer}.", f"blk.{layer}.")
+        if kind == "conv":
+            name, width = f"model.layers.{layer}.conv.conv.weight", whole(config, "conv_L_cache")
+            expect(source, name, (hidden, 1, width))
+            out.append(Mapped(f"blk.{layer}.shortconv.conv.weight", (hidden, width), name))
+    return out
+
+
+def mixture(config: Mapping[str, Any]) -> Model:
+    config = _filled(config)
+    model = decoder.mixture(config)
+    return replace(model, kv_heads=0) if _kinds(config)[0] == "conv" else model
+
+
+def _feed_forward(config: Mapping[str, Any]) -> list[Line]:
+    hidden, ffn = whole(config, "hidden_size"), whole(config, "intermediate_size")
+    return [
+        *decoder.norms(config, operator_norm="attn_norm", ffn_norm="ffn_norm"),
+        Line("feed_forward.w1", "ffn_gate", (ffn, hidden), bias=False),
+        Line("feed_forward.w3", "ffn_up", (ffn, hidden), bias=False),
+        Line("feed_forward.w2", "ffn_down", (hidden, ffn), bias=False),
+    ]
+
+
+def _convolution(config: Mapping[str, Any]) -> list[Line]:
+    hidden = whole(config, "hidden_size")
+    return [
+        Line("conv.in_proj", "shortconv.in_proj", (3 * hidden, hidden), bias=False),
+        Line("conv.out_proj", "shortconv.out_proj", (hidden, hidden), bias=False),
+    ]
+
+
+def _attention(config: Mapping[str, Any]) -> list[Line]:
+    size = (decoder.head_dim(config),)
+    *projections, output = decoder.attention(config, bias=False, output_bias=False)
+    return [
+        *projections,
+        replace(output, module="self_attn.out_proj"),
+        Line("self_attn.q_layernorm", "attn_q_norm", size, bias=False),
+        Line("self_attn.k_layernorm", "attn_k_norm", size, bias=False),
+    ]
+
+
+def _filled(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config by its newer names, with the feed-forward's real size."""
+    filled = {**DEFAULTS, **config}
+    filled |= {name: config[old] for old, name in OLD_NAMES.items() if config.get(old) is not None}
+    filled["rms_norm_eps"] = number(filled, "norm_eps", 1e-5)
+    if filled["block_auto_adjust_ff_dim"]:
+        size = int(2 * whole(filled, "intermediate_size") / 3)
+        if filled["block_ffn_dim_multiplier"] is not None:
+            step = whole(filled, "block_multiple_of")
+            size = -(-int(number(filled, "block_ffn_dim_multiplier", 1.0) * size) // step) * step
+        filled["intermediate_size"] = size
+    return filled
+
+
+def _kinds(config: Mapping[str, Any]) -> list[str]:
+    """The kind of every layer, by either of the two ways configs say it."""
+    count, kinds, full = (
+        whole(config, "num_hidden_layers"),
+        config.get("layer_types"),
+        config.get("full_attn_idxs"),
+    )
+    if kinds is None and isinstance(full, list):
+        kinds = ["full_attention" if i in full else "conv" for i in range(count)]
+    if not isinstance(kinds, list) or len(kinds) != count:
+        raise unsupported(
+            "layers of no known kind", kinds, f"layer_types or full_attn_idxs for {count} layers"
+        )
+    return [str(kind) for kind in kinds]
