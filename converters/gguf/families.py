@@ -16,6 +16,7 @@ from edgekit.converters.gguf import (
     qwen2,
     qwen2_moe,
     qwen3,
+    qwen3_5,
     qwen3_moe,
     smollm3,
 )
@@ -35,6 +36,7 @@ FAMILIES: tuple[Family, ...] = (
     qwen2_moe,
     qwen3_moe,
     lfm2,
+    qwen3_5,
 )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from edgekit.converters.gguf import decoder, limits, qwen2
+from edgekit.converters.gguf import decoder, hybrid, limits, qwen2
 from edgekit.converters.gguf.decoder import Line
 from edgekit.converters.gguf.family import ARRAY, U32, Entry, Mapped, expect, number, unsupported, whole
 from edgekit.converters.gguf.presets import Model
@@ -35,8 +35,7 @@ def check(config: Mapping[str, Any]) -> None:
         raise unsupported(
             "a convolution over one token", config["conv_L_cache"], "conv_L_cache of at least 2"
         )
-    if set(_kinds(config)) != {"conv", "full_attention"}:
-        raise unsupported("layers of another kind", sorted(set(_kinds(config))), "conv and full_attention")
+    _kinds(config)
 
 
 def metadata(config: Mapping[str, Any]) -> list[Entry]:
@@ -53,23 +52,17 @@ def metadata(config: Mapping[str, Any]) -> list[Entry]:
 
 def tensors(source: TensorSource) -> list[Mapped]:
     config = _filled(source.config)
-    hidden, vocab = whole(config, "hidden_size"), whole(config, "vocab_size")
-    top = [
-        Line("model.embed_tokens", "token_embd", (vocab, hidden), bias=False),
-        # llama.cpp's name of this last norm is a mistake that it keeps.
-        Line("model.embedding_norm", "token_embd_norm", (hidden,), bias=False),
-    ]
-    if config["tie_word_embeddings"] is not True or "lm_head.weight" in source.names():
-        top.append(Line("lm_head", "output", (vocab, hidden), bias=False))
-    out = decoder.table(source, top, "", "")
-    for layer, kind in enumerate(_kinds(config)):
-        lines = [*_feed_forward(config), *(_convolution(config) if kind == "conv" else _attention(config))]
-        out += decoder.table(source, lines, f"model.layers.{layer}.", f"blk.{layer}.")
-        if kind == "conv":
-            name, width = f"model.layers.{layer}.conv.conv.weight", whole(config, "conv_L_cache")
-            expect(source, name, (hidden, 1, width))
-            out.append(Mapped(f"blk.{layer}.shortconv.conv.weight", (hidden, width), name))
-    return out
+    shape = whole(config, "hidden_size"), whole(config, "conv_L_cache")
+
+    def convolution(prefix: str, gguf_prefix: str) -> list[Mapped]:
+        name = f"{prefix}conv.conv.weight"
+        expect(source, name, (shape[0], 1, shape[1]))
+        return [Mapped(f"{gguf_prefix}shortconv.conv.weight", shape, name)]
+
+    # llama.cpp's name of the last norm is a mistake that it keeps.
+    norm = Line("model.embedding_norm", "token_embd_norm", shape[:1], bias=False)
+    lines = {"conv": _convolution(config), "full_attention": _attention(config)}
+    return hybrid.tensors(source, config, norm, _kinds(config), lines, convolution)
 
 
 def mixture(config: Mapping[str, Any]) -> Model:
@@ -91,6 +84,7 @@ def _feed_forward(config: Mapping[str, Any]) -> list[Line]:
 def _convolution(config: Mapping[str, Any]) -> list[Line]:
     hidden = whole(config, "hidden_size")
     return [
+        *_feed_forward(config),
         Line("conv.in_proj", "shortconv.in_proj", (3 * hidden, hidden), bias=False),
         Line("conv.out_proj", "shortconv.out_proj", (hidden, hidden), bias=False),
     ]
@@ -100,6 +94,7 @@ def _attention(config: Mapping[str, Any]) -> list[Line]:
     size = (decoder.head_dim(config),)
     *projections, output = decoder.attention(config, bias=False, output_bias=False)
     return [
+        *_feed_forward(config),
         *projections,
         replace(output, module="self_attn.out_proj"),
         Line("self_attn.q_layernorm", "attn_q_norm", size, bias=False),
@@ -111,6 +106,10 @@ def _filled(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config by its newer names, with the feed-forward's real size."""
     filled = {**DEFAULTS, **config}
     filled |= {name: config[old] for old, name in OLD_NAMES.items() if config.get(old) is not None}
+    full = filled.get("full_attn_idxs")
+    if filled.get("layer_types") is None and isinstance(full, list):
+        layers = range(whole(filled, "num_hidden_layers"))
+        filled["layer_types"] = ["full_attention" if i in full else "conv" for i in layers]
     filled["rms_norm_eps"] = number(filled, "norm_eps", 1e-5)
     if filled["block_auto_adjust_ff_dim"]:
         size = int(2 * whole(filled, "intermediate_size") / 3)
@@ -122,16 +121,4 @@ def _filled(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _kinds(config: Mapping[str, Any]) -> list[str]:
-    """The kind of every layer, by either of the two ways configs say it."""
-    count, kinds, full = (
-        whole(config, "num_hidden_layers"),
-        config.get("layer_types"),
-        config.get("full_attn_idxs"),
-    )
-    if kinds is None and isinstance(full, list):
-        kinds = ["full_attention" if i in full else "conv" for i in range(count)]
-    if not isinstance(kinds, list) or len(kinds) != count:
-        raise unsupported(
-            "layers of no known kind", kinds, f"layer_types or full_attn_idxs for {count} layers"
-        )
-    return [str(kind) for kind in kinds]
+    return hybrid.kinds(config, "conv", "full_attention")

@@ -20,6 +20,7 @@ THETA = {"rope_type": "default", "rope_theta": 500000.0}
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 SMALL_EXPERTS = {"num_experts": 6, "num_experts_per_tok": 3, "moe_intermediate_size": 48}
+DELTA_NET = {"linear_key_head_dim": 16, "linear_value_head_dim": 16}
 MIXED = ["conv", "conv", "full_attention", "conv"]
 
 CASES = {
@@ -122,6 +123,34 @@ CASES |= {
             "conv_L_cache": 4,
             "block_auto_adjust_ff_dim": False,
             "rope_parameters": {"rope_theta": 1e4, "rope_type": "linear", "factor": 4.0},
+        },
+    ),
+    "qwen3.5": Case(
+        "Qwen3_5TextConfig",
+        {
+            **DELTA_NET,
+            "num_hidden_layers": 4,
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 6,
+            "head_dim": 32,
+        },
+    ),
+    "qwen3.5-small": Case(
+        "Qwen3_5TextConfig",
+        {
+            **DELTA_NET,
+            "layer_types": ["full_attention", "linear_attention"],
+            "linear_num_key_heads": 3,
+            "linear_num_value_heads": 3,
+            "linear_conv_kernel_dim": 3,
+            "head_dim": 16,
+            "tie_word_embeddings": True,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 1e6,
+                "partial_rotary_factor": 0.5,
+                "mrope_section": [2, 1, 1],
+            },
         },
     ),
 }
