@@ -22,7 +22,7 @@ DEFAULTS = {
 }  # fmt: skip
 """What transformers' Lfm2Config has where config.json is silent."""
 OLD_NAMES = {"block_ff_dim": "intermediate_size", "tie_embedding": "tie_word_embeddings"}
-"""What the first checkpoints call two settings; transformers prefers these names where both are there."""
+"""The first checkpoints' names, which transformers prefers."""
 
 
 def check(config: Mapping[str, Any]) -> None:
@@ -32,19 +32,17 @@ def check(config: Mapping[str, Any]) -> None:
     limits.check_head_size(config)
     limits.check_flag(config, "conv_bias", "biases on LFM2's convolutions")
     if whole(config, "conv_L_cache") < 2:
-        raise unsupported(
-            "a convolution over one token", config["conv_L_cache"], "conv_L_cache of at least 2"
-        )
+        raise unsupported("a convolution over one token", config["conv_L_cache"], "conv_L_cache above 1")
     _kinds(config)
 
 
 def metadata(config: Mapping[str, Any]) -> list[Entry]:
     config = _filled(config)
     heads = [config["num_key_value_heads"] if kind != "conv" else 0 for kind in _kinds(config)]
-    shared = f"{ARCH}.attention.head_count_kv"
-    entries = decoder.metadata(ARCH, config, llama=False)
+    scalar = f"{ARCH}.attention.head_count_kv"
     return [
-        *(replace(e, value=heads, kind=ARRAY) if e.key == shared else e for e in entries),
+        *(e for e in decoder.metadata(ARCH, config, llama=False) if e.key != scalar),
+        Entry(scalar, heads, ARRAY),
         Entry(f"{ARCH}.vocab_size", whole(config, "vocab_size"), U32),
         Entry(f"{ARCH}.shortconv.l_cache", whole(config, "conv_L_cache"), U32),
     ]
@@ -91,14 +89,13 @@ def _convolution(config: Mapping[str, Any]) -> list[Line]:
 
 
 def _attention(config: Mapping[str, Any]) -> list[Line]:
-    size = (decoder.head_dim(config),)
     *projections, output = decoder.attention(config, bias=False, output_bias=False)
     return [
         *_feed_forward(config),
         *projections,
         replace(output, module="self_attn.out_proj"),
-        Line("self_attn.q_layernorm", "attn_q_norm", size, bias=False),
-        Line("self_attn.k_layernorm", "attn_k_norm", size, bias=False),
+        Line("self_attn.q_layernorm", "attn_q_norm", (decoder.head_dim(config),), bias=False),
+        Line("self_attn.k_layernorm", "attn_k_norm", (decoder.head_dim(config),), bias=False),
     ]
 
 
@@ -113,10 +110,9 @@ def _filled(config: Mapping[str, Any]) -> dict[str, Any]:
     filled["rms_norm_eps"] = number(filled, "norm_eps", 1e-5)
     if filled["block_auto_adjust_ff_dim"]:
         size = int(2 * whole(filled, "intermediate_size") / 3)
-        if filled["block_ffn_dim_multiplier"] is not None:
-            step = whole(filled, "block_multiple_of")
-            size = -(-int(number(filled, "block_ffn_dim_multiplier", 1.0) * size) // step) * step
-        filled["intermediate_size"] = size
+        size = int(number(filled, "block_ffn_dim_multiplier", 1.0) * size)
+        step = whole(filled, "block_multiple_of")
+        filled["intermediate_size"] = -(-size // step) * step
     return filled
 
 

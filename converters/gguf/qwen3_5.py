@@ -19,7 +19,7 @@ IGNORED: Sequence[str] = (".rotary_emb.inv_freq",)
 DEFAULTS = {
     "num_key_value_heads": 4, "max_position_embeddings": 32768, "head_dim": 256, "linear_conv_kernel_dim": 4,
     "linear_key_head_dim": 128, "linear_value_head_dim": 128, "linear_num_key_heads": 16,
-    "linear_num_value_heads": 32, "full_attention_interval": 4,
+    "linear_num_value_heads": 32, "full_attention_interval": 4, "partial_rotary_factor": 0.25,
 }  # fmt: skip
 """What transformers' Qwen3_5TextConfig has where config.json is silent."""
 SECTIONS = [11, 11, 10]
@@ -97,14 +97,10 @@ def _kinds(config: Mapping[str, Any]) -> list[str]:
 
 def _rotated(config: Mapping[str, Any]) -> int:
     """How much of a head is rotated."""
-    share = decoder.rope(config).get("partial_rotary_factor", config.get("partial_rotary_factor"))
-    size = int(
-        decoder.head_dim(config) * number({"partial_rotary_factor": share}, "partial_rotary_factor", 0.25)
-    )
-    if size % 2 or not 0 < size <= decoder.head_dim(config):
-        raise unsupported(
-            "this part of a head can't be rotated", size, f"even, up to {decoder.head_dim(config)}"
-        )
+    name, head = "partial_rotary_factor", decoder.head_dim(config)
+    size = int(head * number({name: config[name], **decoder.rope(config)}, name, 0.25))
+    if size % 2 or not 0 < size <= head:
+        raise unsupported("this part of a head can't be rotated", size, f"an even number up to {head}")
     return size
 
 
