@@ -21,7 +21,7 @@ QWEN = {"gate": "gate_proj", "up": "up_proj", "down": "down_proj"}
 def count(config: Mapping[str, Any]) -> int:
     """Experts of a layer, by either of their two names."""
     named = {key: config[key] for key in ("num_local_experts", "num_experts") if config.get(key) is not None}
-    if len(set(named.values())) > 1:
+    if any(value != next(iter(named.values())) for value in named.values()):
         raise InputError("config.json counts the experts twice", found=named, expected="one number")
     return whole(config, next(iter(named), "num_local_experts"))
 

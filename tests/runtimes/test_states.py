@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from edgekit.errors import UnsupportedModelError
+from edgekit.runtimes import generate
 from edgekit.runtimes.engine import Run
 from edgekit.runtimes.generate import Finish, Request, Session
 from edgekit.runtimes.llamacpp import LlamaCppEngine, LlamaCppOptions
@@ -21,7 +22,7 @@ def engine(
     folder = tmp_path_factory.mktemp("hybrid")
     arrays = {name: array / array.shape[-1] ** 0.5 for name, array in random(shapes).items()}
     convert(write(folder / "m", config, arrays), folder / "m.gguf")
-    opened = LlamaCppEngine(folder / "m.gguf", LlamaCppOptions(n_ctx=256, n_seq_max=2))
+    opened = LlamaCppEngine(folder / "m.gguf", LlamaCppOptions(n_ctx=512, n_seq_max=2))
     yield opened
     opened.close()
 
@@ -33,8 +34,11 @@ def ask(session: Session, prompt: list[int], exact: bool) -> str:
 
 
 @pytest.mark.parametrize("exact", [False, True])
-def test_a_prompt_that_shares_a_beginning_is_read_anew(engine: LlamaCppEngine, exact: bool) -> None:
-    first, second = list(range(10, 110)), [*range(10, 90), *range(200, 230)]
+def test_a_prompt_that_shares_a_beginning_is_read_anew(
+    engine: LlamaCppEngine, exact: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generate, "STEP", 64)
+    first, second = list(range(10, 210)), [*range(10, 190), *range(300, 330)]
     alone = ask(Session(engine), second, exact)
     session = Session(engine)
     ask(session, first, exact)
