@@ -12,12 +12,17 @@ from edgekit.converters.gguf import (
     gemma3,
     gpt2,
     granite,
+    lfm2,
     llama,
     mistral,
+    mixtral,
     olmo2,
     phi3,
     qwen2,
+    qwen2_moe,
     qwen3,
+    qwen3_5,
+    qwen3_moe,
     smollm3,
     stablelm,
 )
@@ -39,6 +44,11 @@ FAMILIES: tuple[Family, ...] = (
     phi3,
     stablelm,
     gpt2,
+    mixtral,
+    qwen2_moe,
+    qwen3_moe,
+    lfm2,
+    qwen3_5,
 )
 
 

@@ -22,7 +22,9 @@ def main(source: str, *folders: str) -> None:
             with torch.inference_mode():
                 config = peer.ModelBase.load_hparams(folder, False)
                 name = peer.get_model_architecture(config, peer.ModelType.TEXT)
-                model = peer.get_model_class(name)(folder, gguf.LlamaFileType.ALL_F32, target)
+                kind = peer.get_model_class(name)
+                kind.no_mtp = True  # transformers' tiny models have no layers that predict further tokens
+                model = kind(folder, gguf.LlamaFileType.ALL_F32, target)
                 # Tokenizers have oracles of their own; this one refuses all whose hash it doesn't know.
                 model.set_vocab = lambda: None
                 model.write()

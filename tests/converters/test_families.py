@@ -26,6 +26,11 @@ GEMMA3 = {
     "tie_word_embeddings": True,
 }  # fmt: skip
 
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+SMALL_EXPERTS = {"num_experts": 6, "num_experts_per_tok": 3, "moe_intermediate_size": 48}
+DELTA_NET = {"linear_key_head_dim": 16, "linear_value_head_dim": 16}
+MIXED = ["conv", "conv", "full_attention", "conv"]
+
 CASES = {
     "llama-3.2": Case(
         "LlamaConfig", {"rope_parameters": LLAMA3, "head_dim": 32, "tie_word_embeddings": True}
@@ -156,6 +161,77 @@ CASES = {
             "tie_word_embeddings": True,
         },
         half_gelu=True,
+    ),
+}
+
+CASES |= {
+    # Mixtures of experts: PEFT puts "all-linear" on bare parameters there, which aren't merged.
+    "mixtral": Case("MixtralConfig", {"num_local_experts": 8, "num_experts_per_tok": 2}, ATTENTION),
+    "mixtral-scaled": Case(
+        "MixtralConfig",
+        {
+            "num_local_experts": 3,
+            "head_dim": 32,
+            "rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e6},
+            "tie_word_embeddings": True,
+        },
+        ATTENTION,
+    ),
+    "qwen3-moe": Case("Qwen3MoeConfig", {**SMALL_EXPERTS, "norm_topk_prob": True, "head_dim": 32}, ATTENTION),
+    "qwen3-moe-yarn": Case(
+        "Qwen3MoeConfig",
+        {
+            **SMALL_EXPERTS,
+            "norm_topk_prob": True,
+            "num_experts_per_tok": 1,
+            "tie_word_embeddings": True,
+            "rope_parameters": YARN,
+        },
+        ATTENTION,
+    ),
+    "qwen2-moe": Case(
+        "Qwen2MoeConfig",
+        {**SMALL_EXPERTS, "shared_expert_intermediate_size": 80},
+        [*ATTENTION, "shared_expert_gate"],
+    ),
+    # Hybrids of attention and layers that remember a state.
+    "lfm2": Case("Lfm2Config", {"num_hidden_layers": 4, "layer_types": MIXED, "tie_word_embeddings": True}),
+    "lfm2-wide": Case(
+        "Lfm2Config",
+        {
+            "layer_types": ["full_attention", "conv"],
+            "conv_L_cache": 4,
+            "block_auto_adjust_ff_dim": False,
+            "rope_parameters": {"rope_theta": 1e4, "rope_type": "linear", "factor": 4.0},
+        },
+    ),
+    "qwen3.5": Case(
+        "Qwen3_5TextConfig",
+        {
+            **DELTA_NET,
+            "num_hidden_layers": 4,
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 6,
+            "head_dim": 32,
+        },
+    ),
+    "qwen3.5-small": Case(
+        "Qwen3_5TextConfig",
+        {
+            **DELTA_NET,
+            "layer_types": ["full_attention", "linear_attention"],
+            "linear_num_key_heads": 3,
+            "linear_num_value_heads": 3,
+            "linear_conv_kernel_dim": 3,
+            "head_dim": 16,
+            "tie_word_embeddings": True,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 1e6,
+                "partial_rotary_factor": 0.5,
+                "mrope_section": [2, 1, 1],
+            },
+        },
     ),
 }
 
