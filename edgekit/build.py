@@ -78,13 +78,14 @@ def opened(spec: BuildSpec) -> Iterator[Opened]:
     """Open and check everything that a build reads, before any work; files are closed on the way out."""
     from edgekit.converters.adapter import Adapter
     from edgekit.converters.checkpoint import Checkpoint
-    from edgekit.converters.gguf import families, plan, presets
+    from edgekit.converters.gguf import families, imatrix, plan, presets
     from edgekit.converters.lora import Merged
 
     chosen = [presets.preset(name) for name in spec.quantizations]
     if len({preset.name for preset in chosen}) != len(chosen):
         raise InputError("a quantization is named twice", found=", ".join(spec.quantizations))
     overrides = [presets.Override.parse(text) for text in spec.tensor_types]
+    matrix = imatrix.read(spec.imatrix) if spec.imatrix else None
     with ExitStack() as stack:
         base = Checkpoint(spec.base)
         stack.callback(base.close)
@@ -96,7 +97,7 @@ def opened(spec: BuildSpec) -> Iterator[Opened]:
             adapters.append((adapter, weight))
         merged = Merged(base, adapters)
         layout = plan.lay_out(merged, spec.base, spec.name)
-        plans = [plan.plan(layout, preset, overrides) for preset in chosen]
+        plans = [plan.plan(layout, preset, overrides, matrix) for preset in chosen]
         yield Opened(spec, base, adapters, merged, layout, plans)
 
 
@@ -228,18 +229,20 @@ def _provenance(inputs: Opened, stop: threading.Event) -> bundle.Provenance:
     ]
     tools = {"edgekit": __version__} | {name: found for name in TOOLS if (found := _version(name))}
     base = _source(inputs.base.folder, [path for path in base_files if path.exists()], None, stop)
-    return bundle.Provenance(base, adapters, None, tools, inputs.spec.licence)
+    matrix = inputs.spec.imatrix
+    calibration = _source(matrix.parent, [matrix], None, stop, matrix.stem) if matrix else None
+    return bundle.Provenance(base, adapters, calibration, tools, inputs.spec.licence)
 
 
 def _source(
-    folder: Path, files: Sequence[Path], weight: float | None, stop: threading.Event
+    folder: Path, files: Sequence[Path], weight: float | None, stop: threading.Event, name: str | None = None
 ) -> bundle.Source:
     def going_on(_: int) -> None:
         if stop.is_set():
             raise CancelledError
 
     listed = [bundle.File(path.name, path.stat().st_size, sha256(path, going_on)) for path in files]
-    return bundle.Source(real(folder).name, listed, weight)
+    return bundle.Source(name or real(folder).name, listed, weight)
 
 
 def _version(package: str) -> str | None:

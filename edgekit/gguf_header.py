@@ -62,7 +62,12 @@ def read_header(path: Path) -> GgufHeader:
     size = path.stat().st_size
     with path.open("rb") as file:
         data = file.read(min(size, HEADER_LIMIT))
-    return _Reader(path, data, size).header()
+    return parse_header(path, data, size)
+
+
+def parse_header(path: Path, data: bytes, size: int) -> GgufHeader:
+    """The same for the first bytes of a file of ``size`` bytes, already read from ``path``."""
+    return _Reader(path, data[:HEADER_LIMIT], size).header()
 
 
 class _Reader:

@@ -31,6 +31,7 @@ class BuildSpec:
     version: str = "0.1.0"
     counter: int = 1
     tensor_types: tuple[str, ...] = ()
+    imatrix: Path | None = None
     prompt: str | None = None
     system: str | None = None
     output_schema: Mapping[str, Any] | None = field(default=None, hash=False)
@@ -74,6 +75,7 @@ class _Project(msgspec.Struct, forbid_unknown_fields=True):
     counter: int = 1
     out: str = "dist"
     quantizations: tuple[str, ...] = DEFAULT_QUANTIZATIONS
+    imatrix: str | None = None
     licence: str | None = None
     adapters: list[_AdapterEntry] = []
     prompt: _Prompt = msgspec.field(default_factory=_Prompt)
@@ -105,6 +107,7 @@ def read_project(path: Path, *, force: bool = False, threads: int | None = None)
         version=project.version,
         counter=project.counter,
         tensor_types=tuple(f"{pattern}={kind}" for pattern, kind in project.tensor_types.items()),
+        imatrix=folder / project.imatrix if project.imatrix else None,
         prompt=read_prompt(folder / prompt.file) if prompt.file else prompt.template,
         system=prompt.system,
         output_schema=read_json(folder / prompt.schema, limit=1 << 16) if prompt.schema else None,
@@ -142,6 +145,7 @@ counter = 1                      # counts releases up; devices refuse to go back
 base = {base}                  # folder of a Hugging Face checkpoint (safetensors)
 out = "dist"                     # one bundle per quantization: dist/{name}-q4_k_m, …
 quantizations = ["Q4_K_M", "Q8_0"]
+# imatrix = "imatrix.gguf"       # llama-imatrix's file; types of about two bits need one
 # licence = "Apache-2.0"         # of the result; it goes into the manifest
 
 [[adapters]]                     # repeat for several; leave out to package the base alone

@@ -30,10 +30,16 @@ class Ggml:
         self._validate.argtypes = [ctypes.c_int, pointer, size]
         self._validate.restype = ctypes.c_bool
 
-    def quantize(self, kind: int, rows: Float32, out: NDArray[np.uint8]) -> int:
-        """Quantize ``rows`` (n, columns) to ggml type ``kind`` into ``out``; returns the bytes written."""
+    def quantize(
+        self, kind: int, rows: Float32, out: NDArray[np.uint8], weights: Float32 | None = None
+    ) -> int:
+        """Quantize ``rows`` (n, columns) to ggml type ``kind`` into ``out``; returns the bytes written.
+
+        ``weights``, one a column, say how much an error in it matters. Some types abort without them.
+        """
         count, columns = rows.shape
-        return int(self._quantize(kind, rows.ctypes.data, out.ctypes.data, 0, count, columns, None))
+        matrix = None if weights is None else weights.ctypes.data
+        return int(self._quantize(kind, rows.ctypes.data, out.ctypes.data, 0, count, columns, matrix))
 
     def validate(self, kind: int, data: NDArray[np.uint8], nbytes: int) -> bool:
         """Whether quantized rows are free of infinities and NaNs."""

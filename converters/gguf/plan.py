@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from gguf import GGML_QUANT_VERSION, GGUF_DEFAULT_ALIGNMENT, GGUFWriter, size_label
 from gguf import GGMLQuantizationType as Q
 
-from edgekit.converters.gguf import families, presets, tokenizers
-from edgekit.converters.gguf.family import STRING, U32, Entry, Family, Mapped
+from edgekit.converters.gguf import families, imatrix, presets, tokenizers
+from edgekit.converters.gguf.family import STRING, U32, Entry, Mapped
+from edgekit.converters.gguf.imatrix import ImportanceMatrix
 from edgekit.converters.gguf.vocabulary import Vocabulary
 from edgekit.errors import InputError
-from edgekit.tensors import TensorSource
+from edgekit.tensors import Float32, TensorSource
 
 
 @dataclass(frozen=True)
 class Placed:
-    """One tensor of one file: where it comes from, the type it gets, its bytes and its offset in the data."""
+    """One tensor of one file: where it comes from, the type it gets, its bytes and its offset in the data.
+
+    ``weights`` are an importance matrix's, (experts, columns).
+    """
 
     mapped: Mapped
     kind: Q
     row_bytes: int
     nbytes: int
     offset: int
+    weights: Float32 | None = None
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,8 @@ class Layout:
     """A model as its family and tokenizer see it; the same for every preset."""
 
     source: TensorSource
-    family: Family
+    arch: str
+    model: presets.Model
     metadata: Sequence[Entry]
     tensors: Sequence[Mapped]
     vocabulary: Vocabulary
@@ -57,7 +63,7 @@ class Plan:
 
     def write_header(self, path: Path) -> int:
         """Write keys and tensor infos to a new file; returns where the tensors' bytes begin."""
-        writer = GGUFWriter(path, self.layout.family.ARCH)
+        writer = GGUFWriter(path, self.layout.arch)
         for entry in self.entries:
             if entry.key != "general.architecture":
                 writer.add_key_value(entry.key, entry.value, entry.kind)
@@ -83,29 +89,38 @@ def lay_out(source: TensorSource, folder: Path, name: str) -> Layout:
     families.check_consumed(source, set().union(*(t.sources for t in tensors)), family, folder)
     embedding = next(tensor for tensor in tensors if tensor.name == "token_embd.weight")
     vocabulary = tokenizers.read(folder, source.config, embedding.shape[0])
-    return Layout(source, family, metadata, tensors, vocabulary, name)
+    model = replace(family.mixture(source.config), arch=family.ARCH)
+    return Layout(source, family.ARCH, model, metadata, tensors, vocabulary, name)
 
 
-def plan(layout: Layout, preset: presets.Preset, overrides: Sequence[presets.Override] = ()) -> Plan:
-    """Give each tensor its type and place under a preset."""
+def plan(
+    layout: Layout,
+    preset: presets.Preset,
+    overrides: Sequence[presets.Override] = (),
+    matrix: ImportanceMatrix | None = None,
+) -> Plan:
+    """Give each tensor its type and place under a preset; ``matrix`` has to fit the model."""
     by_name = {tensor.name: tensor for tensor in layout.tensors}
     if len(by_name) != len(layout.tensors):
         raise InputError("two tensors would get the same GGUF name")
     shapes = {name: tensor.shape for name, tensor in by_name.items()}
-    kinds = presets.assign(shapes, preset, layout.family.mixture(layout.source.config), overrides)
+    weights = None if matrix is None else matrix.fit(shapes)
+    kinds = presets.assign(shapes, preset, layout.model, overrides, matrix=matrix is not None)
+    imatrix.check_needs(kinds, preset, weights)
     placed, offset = [], 0
     for name in presets.order(by_name):
         mapped = by_name[name]
         row = presets.row_bytes(kinds[name], mapped.shape[-1])
         nbytes = row * (int(np.prod(mapped.shape)) // mapped.shape[-1])
-        placed.append(Placed(mapped, kinds[name], row, nbytes, offset))
+        placed.append(Placed(mapped, kinds[name], row, nbytes, offset, (weights or {}).get(name)))
         offset += _padded(nbytes)
-    return Plan(layout, preset, _entries(layout, preset), placed, offset)
+    entries = [*_entries(layout, preset), *(matrix.entries() if matrix else ())]
+    return Plan(layout, preset, entries, placed, offset)
 
 
 def _entries(layout: Layout, preset: presets.Preset) -> list[Entry]:
     return [
-        Entry("general.architecture", layout.family.ARCH, STRING),
+        Entry("general.architecture", layout.arch, STRING),
         Entry("general.type", "model", STRING),
         Entry("general.name", layout.name, STRING),
         Entry("general.size_label", size_label(layout.parameters, 0, 0, 0), STRING),

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from edgekit.converters.gguf import ggml
+from edgekit.converters.gguf import ggml, imatrix
 from edgekit.converters.gguf.family import Mapped, Part
 from edgekit.converters.gguf.plan import Placed, Plan
 from edgekit.errors import InputError
@@ -227,12 +227,25 @@ class _Worker:
         if self.packed.size < nbytes:
             self.packed = np.empty(nbytes, np.uint8)
         began = time.perf_counter()
-        written = self.ggml.quantize(placed.kind, rows, self.packed)
+        written = self._quantize(placed, chunk.at, rows)
         spent = time.perf_counter() - began
         if written != nbytes or not self.ggml.validate(placed.kind, self.packed, nbytes):
             raise _unsound(placed.mapped, f"{placed.kind.name} never")
         output.write(placed, chunk.at, self.packed[:nbytes].data)
         return spent
+
+    def _quantize(
+        self, placed: Placed, at: int, rows: np.ndarray[tuple[int, int], np.dtype[np.float32]]
+    ) -> int:
+        if placed.weights is None:
+            return self.ggml.quantize(placed.kind, rows, self.packed)
+        height = placed.mapped.shape[-2] if len(placed.mapped.shape) > 2 else at + len(rows)
+        return sum(
+            self.ggml.quantize(
+                placed.kind, rows[start:stop], self.packed[start * placed.row_bytes :], weights
+            )
+            for start, stop, weights in imatrix.spans(placed.weights, height, at, len(rows))
+        )
 
 
 def _is_finite(values: Float32) -> bool:

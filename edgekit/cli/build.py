@@ -29,6 +29,9 @@ Examples:
 @click.option(
     "--tensor-type", "types", multiple=True, metavar="REGEX=TYPE", help="Override some tensors' type."
 )
+@click.option(
+    "--imatrix", type=click.Path(path_type=Path), help="Importance matrix that llama-imatrix wrote."
+)
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Folder for the bundles.  [default: dist]")
 @click.option("--name", help="Bundles are named NAME-quant.  [default: the adapter's or base's folder]")
 @click.option("--version", "version", help="Version for the manifest.")
@@ -85,6 +88,7 @@ def _spec(base: Path, force: bool, threads: int | None, given: dict[str, Any]) -
         version=given["version"] or "0.1.0",
         counter=1 if given["counter"] is None else given["counter"],
         tensor_types=given["types"],
+        imatrix=given["imatrix"],
         prompt=read_prompt(given["prompt"]) if given["prompt"] else None,
         system=given["system"],
         output_schema=read_json(given["schema"], limit=1 << 16) if given["schema"] else None,
