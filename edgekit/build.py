@@ -43,8 +43,8 @@ class Built:
 
     @property
     def size(self) -> int:
-        """Bytes of the artifact."""
-        return next(file.size for file in self.manifest.files if file.path == ARTIFACT)
+        """Bytes of the artifact, all its files."""
+        return sum(file.size for file in self.manifest.files if file.path.endswith(".gguf"))
 
 
 class Progress:
@@ -97,7 +97,7 @@ def opened(spec: BuildSpec) -> Iterator[Opened]:
             adapters.append((adapter, weight))
         merged = Merged(base, adapters)
         layout = plan.lay_out(merged, spec.base, spec.name)
-        plans = [plan.plan(layout, preset, overrides, matrix) for preset in chosen]
+        plans = [plan.plan(layout, preset, overrides, matrix, spec.split_size) for preset in chosen]
         yield Opened(spec, base, adapters, merged, layout, plans)
 
 
@@ -182,7 +182,8 @@ def _pack(
     progress.stage("probing and packing", len(folders))
     manifests = []
     for plan, folder in zip(inputs.plans, folders, strict=True):
-        request = worker.Record(str(folder / ARTIFACT), inputs.spec.threads or _cores(), inputs.spec.prompt)
+        artifact = plan.paths(folder / ARTIFACT)[0]
+        request = worker.Record(str(artifact), inputs.spec.threads or _cores(), inputs.spec.prompt)
         recorded = worker.run(request)
         assert isinstance(recorded, worker.Recorded)
         golden.save(recorded.golden, folder)
@@ -195,7 +196,7 @@ def _pack(
 
 def _manifest(inputs: Opened, plan: Plan, folder: Path, provenance: bundle.Provenance) -> bundle.Manifest:
     spec = inputs.spec
-    weights = (folder / ARTIFACT).stat().st_size
+    weights = sum(path.stat().st_size for path in plan.paths(folder / ARTIFACT))
     return bundle.Manifest(
         schema_version=bundle.SCHEMA_VERSION,
         name=spec.name,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from gguf import GGML_QUANT_VERSION, GGUF_DEFAULT_ALIGNMENT, GGUFWriter, size_label
+from gguf import GGML_QUANT_VERSION, GGUF_DEFAULT_ALIGNMENT, GGUFValueType, GGUFWriter, size_label
 from gguf import GGMLQuantizationType as Q
 
 from edgekit.converters.gguf import families, imatrix, presets, tokenizers
@@ -15,12 +15,15 @@ from edgekit.converters.gguf.family import STRING, U32, Entry, Mapped
 from edgekit.converters.gguf.imatrix import ImportanceMatrix
 from edgekit.converters.gguf.vocabulary import Vocabulary
 from edgekit.errors import InputError
+from edgekit.gguf_shards import SHARD_LIMIT
 from edgekit.tensors import Float32, TensorSource
+
+U16, I32 = GGUFValueType.UINT16, GGUFValueType.INT32
 
 
 @dataclass(frozen=True)
 class Placed:
-    """One tensor of one file: where it comes from, the type it gets, its bytes and its offset in the data.
+    """One tensor of one file: where it comes from, the type it gets, its bytes and its offset in its shard's data.
 
     ``weights`` are an importance matrix's, (experts, columns).
     """
@@ -31,6 +34,7 @@ class Placed:
     nbytes: int
     offset: int
     weights: Float32 | None = None
+    shard: int = 0
 
 
 @dataclass(frozen=True)
@@ -53,33 +57,54 @@ class Layout:
 
 @dataclass(frozen=True)
 class Plan:
-    """One GGUF file: keys, tensors in llama.cpp's order, and the size of the tensors' bytes."""
+    """One GGUF model: keys, tensors in llama.cpp's order, and the tensors' bytes in each file that it is split into."""
 
     layout: Layout
     preset: presets.Preset
     entries: Sequence[Entry]
     tensors: Sequence[Placed]
-    data_bytes: int
+    shards: Sequence[int]
 
-    def write_header(self, path: Path) -> int:
+    @property
+    def data_bytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(self.shards)
+
+    def paths(self, path: Path) -> list[Path]:
+        """The model's files: ``path`` itself, or what llama.cpp calls the parts of a split one."""
+        count = len(self.shards)
+        if count == 1:
+            return [path]
+        return [path.with_name(f"{path.stem}-{i + 1:05}-of-{count:05}.gguf") for i in range(count)]
+
+    def write_header(self, path: Path, shard: int = 0) -> int:
         """Write keys and tensor infos to a new file; returns where the tensors' bytes begin."""
         writer = GGUFWriter(path, self.layout.arch)
-        for entry in self.entries:
-            if entry.key != "general.architecture":
-                writer.add_key_value(entry.key, entry.value, entry.kind)
+        writer.kv_data[0].clear()  # it puts the architecture into every file; the first holds all keys
+        for entry in self._keys(shard):
+            writer.add_key_value(entry.key, entry.value, entry.kind)
         for tensor in self.tensors:
-            writer.add_tensor_info(
-                tensor.mapped.name,
-                tensor.mapped.shape,
-                np.dtype(np.float32),
-                tensor.nbytes,
-                raw_dtype=tensor.kind,
-            )
+            if tensor.shard == shard:
+                writer.add_tensor_info(
+                    tensor.mapped.name,
+                    tensor.mapped.shape,
+                    np.dtype(np.float32),
+                    tensor.nbytes,
+                    raw_dtype=tensor.kind,
+                )
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
         writer.close()
         return _padded(path.stat().st_size)
+
+    def _keys(self, shard: int) -> list[Entry]:
+        keys = [*self.entries] if shard == 0 else []
+        if len(self.shards) > 1:
+            keys.append(Entry("split.no", shard, U16))
+            keys.append(Entry("split.count", len(self.shards), U16))
+            keys.append(Entry("split.tensors.count", len(self.tensors), I32))
+        return keys
 
 
 def lay_out(source: TensorSource, folder: Path, name: str) -> Layout:
@@ -98,8 +123,12 @@ def plan(
     preset: presets.Preset,
     overrides: Sequence[presets.Override] = (),
     matrix: ImportanceMatrix | None = None,
+    split_size: int | None = None,
 ) -> Plan:
-    """Give each tensor its type and place under a preset; ``matrix`` has to fit the model."""
+    """Give each tensor its type and place under a preset; ``matrix`` has to fit the model.
+
+    Files hold up to ``split_size`` bytes of tensors, or one tensor that is larger.
+    """
     by_name = {tensor.name: tensor for tensor in layout.tensors}
     if len(by_name) != len(layout.tensors):
         raise InputError("two tensors would get the same GGUF name")
@@ -107,15 +136,20 @@ def plan(
     weights = None if matrix is None else matrix.fit(shapes)
     kinds = presets.assign(shapes, preset, layout.model, overrides, matrix=matrix is not None)
     imatrix.check_needs(kinds, preset, weights)
-    placed, offset = [], 0
+    placed, full, offset = [], [], 0
     for name in presets.order(by_name):
         mapped = by_name[name]
         row = presets.row_bytes(kinds[name], mapped.shape[-1])
         nbytes = row * (int(np.prod(mapped.shape)) // mapped.shape[-1])
-        placed.append(Placed(mapped, kinds[name], row, nbytes, offset, (weights or {}).get(name)))
+        if split_size and offset and offset + _padded(nbytes) > split_size:
+            full.append(offset)
+            offset = 0
+        placed.append(Placed(mapped, kinds[name], row, nbytes, offset, (weights or {}).get(name), len(full)))
         offset += _padded(nbytes)
+    if len(full) >= SHARD_LIMIT:
+        raise InputError("too many files", found=f"{len(full) + 1:,}", next_step="choose a larger split size")
     entries = [*_entries(layout, preset), *(matrix.entries() if matrix else ())]
-    return Plan(layout, preset, entries, placed, offset)
+    return Plan(layout, preset, entries, placed, [*full, offset])
 
 
 def _entries(layout: Layout, preset: presets.Preset) -> list[Entry]:

@@ -6,7 +6,6 @@ and what is held is a chunk per thread. The system is asked to read ahead of the
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +18,7 @@ from threadpoolctl import threadpool_limits
 
 from edgekit.converters.gguf import ggml, imatrix
 from edgekit.converters.gguf.family import Mapped, Part
+from edgekit.converters.gguf.output import Output
 from edgekit.converters.gguf.plan import Placed, Plan
 from edgekit.errors import InputError
 from edgekit.tensors import Float32, TensorSource
@@ -52,47 +52,6 @@ class Timing:
     wall: float = 0.0
 
 
-class Output:
-    """One GGUF file while it is filled: its size is reserved at once, so a full disk is known at the start."""
-
-    def __init__(self, plan: Plan, path: Path) -> None:
-        self.plan, self.path = plan, path
-        try:
-            self.data_start = plan.write_header(path)
-            self._descriptor = os.open(path, os.O_RDWR)
-            _reserve(self._descriptor, self.data_start + plan.data_bytes)
-        except OSError as error:
-            raise _disk_error(path, error) from error
-
-    def write(self, tensor: Placed, row: int, data: memoryview) -> None:
-        """Put quantized rows in their place; safe from several threads."""
-        offset, done = self.data_start + tensor.offset + row * tensor.row_bytes, 0
-        try:
-            while done < len(data):
-                done += os.pwrite(self._descriptor, data[done:], offset + done)
-        except OSError as error:
-            raise _disk_error(self.path, error) from error
-
-    def close(self) -> None:
-        os.close(self._descriptor)
-
-
-def _reserve(descriptor: int, size: int) -> None:
-    """Allocate the whole file where the system can, else only set its size."""
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(descriptor, 0, size)
-    os.ftruncate(descriptor, size)
-
-
-def _disk_error(path: Path, error: OSError) -> InputError:
-    return InputError(
-        "writing failed",
-        path=path,
-        found=error.strerror,
-        next_step="free space on the disk, or choose another one",
-    )
-
-
 def write(
     plans: Sequence[Plan],
     paths: Sequence[Path],
@@ -103,7 +62,8 @@ def write(
 ) -> Timing:
     """Write a file for every plan in one pass over their common source.
 
-    ``prove`` is called with the first file when its header stands, before any tensor is read. On an error or an
+    A plan that is split has its files beside its path. ``prove`` is called with the first file when the headers
+    stand, before any tensor is read. On an error or an
     interrupt the threads are stopped and the files are left to the caller to remove.
     """
     outputs: list[Output] = []
@@ -111,7 +71,7 @@ def write(
         for plan, path in zip(plans, paths, strict=True):
             outputs.append(Output(plan, path))
         if prove:
-            prove(paths[0])
+            prove(outputs[0].paths[0])
         return _Pass(outputs, report).run(threads)
     finally:
         for output in outputs:

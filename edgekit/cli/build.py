@@ -32,6 +32,7 @@ Examples:
 @click.option(
     "--imatrix", type=click.Path(path_type=Path), help="Importance matrix that llama-imatrix wrote."
 )
+@click.option("--split-size", metavar="SIZE", help="Several files of at most SIZE each: 2G, 500M.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Folder for the bundles.  [default: dist]")
 @click.option("--name", help="Bundles are named NAME-quant.  [default: the adapter's or base's folder]")
 @click.option("--version", "version", help="Version for the manifest.")
@@ -56,7 +57,7 @@ def command(
     if base is None:
         from edgekit.project import FILE, read_project
 
-        names = {"adapters": "adapter", "quants": "quant", "types": "tensor-type"}
+        names = {"adapters": "adapter", "quants": "quant", "types": "tensor-type", "split_size": "split-size"}
         if wrong := [name for name, value in given.items() if value not in (None, ()) and name != "out"]:
             raise click.UsageError(
                 f"--{names.get(wrong[0], wrong[0])} goes with a BASE; a project file has its own"
@@ -75,7 +76,7 @@ def command(
 
 def _spec(base: Path, force: bool, threads: int | None, given: dict[str, Any]) -> BuildSpec:
     from edgekit.files import read_json, real
-    from edgekit.project import DEFAULT_QUANTIZATIONS, BuildSpec, parse_adapter, read_prompt
+    from edgekit.project import DEFAULT_QUANTIZATIONS, BuildSpec, parse_adapter, parse_size, read_prompt
 
     adapters = tuple(parse_adapter(text) for text in given["adapters"])
     named = adapters[0][0] if adapters else base
@@ -89,6 +90,7 @@ def _spec(base: Path, force: bool, threads: int | None, given: dict[str, Any]) -
         counter=1 if given["counter"] is None else given["counter"],
         tensor_types=given["types"],
         imatrix=given["imatrix"],
+        split_size=parse_size(given["split_size"]) if given["split_size"] else None,
         prompt=read_prompt(given["prompt"]) if given["prompt"] else None,
         system=given["system"],
         output_schema=read_json(given["schema"], limit=1 << 16) if given["schema"] else None,
