@@ -100,7 +100,11 @@ def describe_checkpoint(path: Path) -> dict[str, Any]:
         }
         try:
             layout = plan.lay_out(checkpoint, path, path.name)
-            found |= {"converts": True, "pre_tokenizer": layout.vocabulary.pre, "why_not": None}
+            found |= {
+                "converts": True,
+                "pre_tokenizer": layout.vocabulary and layout.vocabulary.pre,
+                "why_not": None,
+            }
         except EdgekitError as error:
             found |= {"converts": False, "pre_tokenizer": None, "why_not": str(error)}
         return found

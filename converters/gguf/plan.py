@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,13 +11,17 @@ from gguf import GGML_QUANT_VERSION, GGUF_DEFAULT_ALIGNMENT, GGUFValueType, GGUF
 from gguf import GGMLQuantizationType as Q
 
 from edgekit.converters.gguf import families, imatrix, presets, tokenizers
+from edgekit.converters.gguf.decoder import interleave
 from edgekit.converters.gguf.family import STRING, U32, Entry, Mapped
+from edgekit.converters.gguf.gguf_source import GgufSource
 from edgekit.converters.gguf.imatrix import ImportanceMatrix
 from edgekit.converters.gguf.vocabulary import Vocabulary
 from edgekit.errors import InputError
 from edgekit.gguf_shards import SHARD_LIMIT
 from edgekit.tensors import Float32, TensorSource
 
+KEY_COUNT_AT = 16
+"""Where a GGUF header has the number of its keys."""
 U16, I32 = GGUFValueType.UINT16, GGUFValueType.INT32
 
 
@@ -25,7 +29,7 @@ U16, I32 = GGUFValueType.UINT16, GGUFValueType.INT32
 class Placed:
     """One tensor of one file: where it comes from, the type it gets, its bytes and its offset in its shard's data.
 
-    ``weights`` are an importance matrix's, (experts, columns).
+    ``weights`` are an importance matrix's, (experts, columns). What is ``copied`` stays as a GGUF base stores it.
     """
 
     mapped: Mapped
@@ -35,6 +39,7 @@ class Placed:
     offset: int
     weights: Float32 | None = None
     shard: int = 0
+    copied: bool = False
 
 
 @dataclass(frozen=True)
@@ -46,13 +51,22 @@ class Layout:
     model: presets.Model
     metadata: Sequence[Entry]
     tensors: Sequence[Mapped]
-    vocabulary: Vocabulary
+    vocabulary: Vocabulary | None
+    """None where a GGUF base's own is copied."""
     name: str
+    origin: GgufSource | None = None
+    """The GGUF base, if that is what the source is."""
+    changed: frozenset[str] = frozenset()
+    """Names of the tensors that adapters change in a GGUF base."""
 
     @property
     def parameters(self) -> int:
         """Number of weights, computed tensors left out."""
         return sum(int(np.prod(tensor.shape)) for tensor in self.tensors if tensor.sources)
+
+    def stored(self, tensor: Mapped) -> Q | None:
+        """The type that a GGUF base has a tensor in."""
+        return self.origin.stored(tensor.source) if self.origin else None
 
 
 @dataclass(frozen=True)
@@ -94,9 +108,16 @@ class Plan:
                 )
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
+        count, copied = self._copied_keys(shard)
+        writer.fout[0].write(copied)
         writer.write_ti_data_to_file()
         writer.close()
+        _add_keys(path, count)
         return _padded(path.stat().st_size)
+
+    def _copied_keys(self, shard: int) -> tuple[int, bytes]:
+        origin = self.layout.origin
+        return origin.keys([entry.key for entry in self.entries]) if origin and shard == 0 else (0, b"")
 
     def _keys(self, shard: int) -> list[Entry]:
         keys = [*self.entries] if shard == 0 else []
@@ -118,6 +139,16 @@ def lay_out(source: TensorSource, folder: Path, name: str) -> Layout:
     return Layout(source, family.ARCH, model, metadata, tensors, vocabulary, name)
 
 
+def lay_out_gguf(source: TensorSource, origin: GgufSource, changed: Iterable[str], name: str) -> Layout:
+    """The same for a GGUF base: ``source`` is it, with adapters merged that change some of its tensors."""
+    tensors = []
+    for tensor in source.names():
+        unit = origin.unit(tensor)
+        transform = interleave(unit) if unit > 1 else None
+        tensors.append(Mapped(origin.gguf_name(tensor), source.info(tensor).shape, tensor, unit, transform))
+    return Layout(source, origin.arch, origin.model, (), tensors, None, name, origin, frozenset(changed))
+
+
 def plan(
     layout: Layout,
     preset: presets.Preset,
@@ -132,10 +163,7 @@ def plan(
     by_name = {tensor.name: tensor for tensor in layout.tensors}
     if len(by_name) != len(layout.tensors):
         raise InputError("two tensors would get the same GGUF name")
-    shapes = {name: tensor.shape for name, tensor in by_name.items()}
-    weights = None if matrix is None else matrix.fit(shapes)
-    kinds = presets.assign(shapes, preset, layout.model, overrides, matrix=matrix is not None)
-    imatrix.check_needs(kinds, preset, weights)
+    kinds, weights = _kinds(layout, preset, overrides, matrix)
     placed, full, offset = [], [], 0
     for name in presets.order(by_name):
         mapped = by_name[name]
@@ -144,7 +172,9 @@ def plan(
         if split_size and offset and offset + _padded(nbytes) > split_size:
             full.append(offset)
             offset = 0
-        placed.append(Placed(mapped, kinds[name], row, nbytes, offset, (weights or {}).get(name), len(full)))
+        copied = kinds[name] == layout.stored(mapped) and mapped.source not in layout.changed
+        place = Placed(mapped, kinds[name], row, nbytes, offset, weights.get(name), len(full), copied)
+        placed.append(place)
         offset += _padded(nbytes)
     if len(full) >= SHARD_LIMIT:
         raise InputError("too many files", found=f"{len(full) + 1:,}", next_step="choose a larger split size")
@@ -152,17 +182,46 @@ def plan(
     return Plan(layout, preset, entries, placed, [*full, offset])
 
 
+def _kinds(
+    layout: Layout,
+    preset: presets.Preset,
+    overrides: Sequence[presets.Override],
+    matrix: ImportanceMatrix | None,
+) -> tuple[dict[str, Q], dict[str, Float32]]:
+    """Each tensor's type, and a matrix's values where it has some."""
+    shapes = {tensor.name: tensor.shape for tensor in layout.tensors}
+    weights = None if matrix is None else matrix.fit(shapes)
+    stored = {tensor.name: kind for tensor in layout.tensors if (kind := layout.stored(tensor)) is not None}
+    kinds = presets.assign(shapes, preset, layout.model, overrides, matrix=matrix is not None, stored=stored)
+    imatrix.check_needs(kinds, preset, weights)
+    return kinds, weights or {}
+
+
 def _entries(layout: Layout, preset: presets.Preset) -> list[Entry]:
+    types = [
+        Entry("general.file_type", int(preset.file_type), U32),
+        Entry("general.quantization_version", GGML_QUANT_VERSION, U32),
+    ]
+    if layout.vocabulary is None:
+        return types
     return [
         Entry("general.architecture", layout.arch, STRING),
         Entry("general.type", "model", STRING),
         Entry("general.name", layout.name, STRING),
         Entry("general.size_label", size_label(layout.parameters, 0, 0, 0), STRING),
         *layout.metadata,
-        Entry("general.file_type", int(preset.file_type), U32),
-        Entry("general.quantization_version", GGML_QUANT_VERSION, U32),
+        *types,
         *layout.vocabulary.entries(),
     ]
+
+
+def _add_keys(path: Path, count: int) -> None:
+    """Count keys that were copied behind the writer's own."""
+    with path.open("r+b") as file:
+        file.seek(KEY_COUNT_AT)
+        keys = int.from_bytes(file.read(8), "little") + count
+        file.seek(KEY_COUNT_AT)
+        file.write(keys.to_bytes(8, "little"))
 
 
 def _padded(nbytes: int) -> int:

@@ -144,15 +144,33 @@ class _Worker:
     def do(self, chunk: Chunk) -> None:
         began = time.perf_counter()
         tensor = self.shared.tensors[chunk.index]
-        rows = self._read(tensor, chunk)
-        spent = 0.0
-        for output in self.shared.outputs:
-            spent += self._pack(output, output.plan.tensors[chunk.index], chunk, rows)
+        places = [(output, output.plan.tensors[chunk.index]) for output in self.shared.outputs]
+        fresh = [(output, placed) for output, placed in places if not placed.copied]
+        for output, placed in places:
+            if placed.copied:
+                self._copy(output, placed, chunk)
+        rows = self._read(tensor, chunk) if fresh else None
+        spent = sum(self._pack(output, placed, chunk, rows) for output, placed in fresh if rows is not None)
         with self.shared._lock:
             self.shared.timing.quantizing += spent
             self.shared.timing.total += time.perf_counter() - began
             if self.shared.report:
-                self.shared.report(tensor.name, rows.size)
+                self.shared.report(tensor.name, self._weights(tensor, chunk))
+
+    def _weights(self, tensor: Mapped, chunk: Chunk) -> int:
+        if tensor.values is not None:
+            return tensor.values.size
+        info = self.shared.source.info
+        return sum(int(np.prod(info(part.source).part(part.stop - part.start))) for part in chunk.parts)
+
+    def _copy(self, output: Output, placed: Placed, chunk: Chunk) -> None:
+        """Rows of a GGUF base that stay as they are stored."""
+        (part,) = chunk.parts
+        assert output.plan.layout.origin
+        raw = output.plan.layout.origin.raw(part.source, slice(part.start, part.stop))
+        if not self.ggml.validate(placed.kind, raw, len(raw)):
+            raise _unsound(placed.mapped, "no file")
+        output.write(placed, chunk.at, raw.data)
 
     def _read(self, tensor: Mapped, chunk: Chunk) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
         """A chunk's rows, merged and in GGUF's order, as a matrix (vectors as one row)."""

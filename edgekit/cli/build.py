@@ -16,6 +16,7 @@ EPILOG = """\b
 Examples:
   edgekit build                      what edgekit.toml in this folder says
   edgekit build BASE --adapter LORA --quant Q4_K_M --quant Q8_0 -o dist/
+  edgekit build model-f16.gguf --quant Q4_K_M
   edgekit build BASE --adapter A:0.7 --adapter B:0.3 --prompt prompt.txt --schema schema.json
 """
 
@@ -50,7 +51,10 @@ Examples:
 def command(
     base: Path | None, as_json: bool, force: bool, threads: int | None, project: Path | None, **given: Any
 ) -> None:
-    """Merge adapters into BASE, quantize, and pack one bundle per quantization."""
+    """Merge adapters into BASE, quantize, and pack one bundle per quantization.
+
+    BASE is the folder of a Hugging Face checkpoint, or a .gguf file.
+    """
     from edgekit.build import build
     from edgekit.cli.output import bars
 
@@ -83,7 +87,7 @@ def _spec(base: Path, force: bool, threads: int | None, given: dict[str, Any]) -
     return BuildSpec(
         base=base,
         out=given["out"] or Path("dist"),
-        name=given["name"] or real(named).name,
+        name=given["name"] or (real(named).stem if named.is_file() else real(named).name),
         adapters=adapters,
         quantizations=given["quants"] or DEFAULT_QUANTIZATIONS,
         version=given["version"] or "0.1.0",
