@@ -148,6 +148,7 @@ def _convert(inputs: Opened, folders: Sequence[Path], progress: Progress) -> Tim
         inputs.spec.threads or _cores(),
         prove=(lambda path: _prove(inputs, path)) if inputs.layout.vocabulary else None,
         report=progress.advance,
+        allow_nonfinite=inputs.spec.allow_nonfinite,
     )
 
 
@@ -197,7 +198,8 @@ def _pack(
     manifests = []
     for plan, folder in zip(inputs.plans, folders, strict=True):
         artifact = plan.paths(folder / ARTIFACT)[0]
-        request = worker.Record(str(artifact), inputs.spec.threads or _cores(), inputs.spec.prompt)
+        spec = inputs.spec
+        request = worker.Record(str(artifact), spec.threads or _cores(), spec.prompt, spec.allow_nonfinite)
         recorded = worker.run(request)
         assert isinstance(recorded, worker.Recorded)
         golden.save(recorded.golden, folder)

@@ -33,6 +33,7 @@ class BuildSpec:
     tensor_types: tuple[str, ...] = ()
     imatrix: Path | None = None
     split_size: int | None = None
+    allow_nonfinite: bool = False
     prompt: str | None = None
     system: str | None = None
     output_schema: Mapping[str, Any] | None = field(default=None, hash=False)
@@ -78,6 +79,7 @@ class _Project(msgspec.Struct, forbid_unknown_fields=True):
     quantizations: tuple[str, ...] = DEFAULT_QUANTIZATIONS
     imatrix: str | None = None
     split_size: str | None = None
+    allow_nonfinite: bool = False
     licence: str | None = None
     adapters: list[_AdapterEntry] = []
     prompt: _Prompt = msgspec.field(default_factory=_Prompt)
@@ -111,6 +113,7 @@ def read_project(path: Path, *, force: bool = False, threads: int | None = None)
         tensor_types=tuple(f"{pattern}={kind}" for pattern, kind in project.tensor_types.items()),
         imatrix=folder / project.imatrix if project.imatrix else None,
         split_size=parse_size(project.split_size) if project.split_size else None,
+        allow_nonfinite=project.allow_nonfinite,
         prompt=read_prompt(folder / prompt.file) if prompt.file else prompt.template,
         system=prompt.system,
         output_schema=read_json(folder / prompt.schema, limit=1 << 16) if prompt.schema else None,

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from gguf import GGMLQuantizationType as Q
 from threadpoolctl import threadpool_limits
 
 from edgekit.converters.gguf import ggml, imatrix
@@ -28,6 +29,11 @@ CHUNK_ELEMENTS = 256 * 1024
 
 WINDOW = 8
 """Chunks that the system is asked to read ahead at once: asking for each took as long as reading it."""
+
+GRIDS = frozenset({Q.IQ1_S, Q.IQ1_M, Q.IQ2_XXS, Q.IQ2_XS, Q.IQ2_S, Q.IQ3_XXS, Q.IQ3_S})
+"""Types whose quantizers abort on NaNs, infinities and overflows."""
+MODERATE = 1e15
+"""Square of a weight times its importance, at most, for those: what they compute of it stays below 1e38."""
 
 Prove = Callable[[Path], None]
 Report = Callable[[str, int], None]
@@ -59,6 +65,7 @@ def write(
     *,
     prove: Prove | None = None,
     report: Report | None = None,
+    allow_nonfinite: bool = False,
 ) -> Timing:
     """Write a file for every plan in one pass over their common source.
 
@@ -72,7 +79,7 @@ def write(
             outputs.append(Output(plan, path))
         if prove:
             prove(outputs[0].paths[0])
-        return _Pass(outputs, report).run(threads)
+        return _Pass(outputs, report, allow_nonfinite).run(threads)
     finally:
         for output in outputs:
             output.close()
@@ -81,8 +88,11 @@ def write(
 class _Pass:
     """The state that the threads of one pass share."""
 
-    def __init__(self, outputs: Sequence[Output], report: Report | None) -> None:
+    def __init__(
+        self, outputs: Sequence[Output], report: Report | None, allow_nonfinite: bool = False
+    ) -> None:
         self.outputs = outputs
+        self.allow_nonfinite = allow_nonfinite
         self.source: TensorSource = outputs[0].plan.layout.source
         self.tensors = [placed.mapped for placed in outputs[0].plan.tensors]
         self.report = report
@@ -140,6 +150,7 @@ class _Worker:
         self.ggml = ggml.load()
         self.rows = np.empty(0, np.float32)
         self.packed = np.empty(0, np.uint8)
+        self.finite = True
 
     def do(self, chunk: Chunk) -> None:
         began = time.perf_counter()
@@ -168,7 +179,7 @@ class _Worker:
         (part,) = chunk.parts
         assert output.plan.layout.origin
         raw = output.plan.layout.origin.raw(part.source, slice(part.start, part.stop))
-        if not self.ggml.validate(placed.kind, raw, len(raw)):
+        if not self.shared.allow_nonfinite and not self.ggml.validate(placed.kind, raw, len(raw)):
             raise _unsound(placed.mapped, "no file")
         output.write(placed, chunk.at, raw.data)
 
@@ -176,6 +187,7 @@ class _Worker:
         """A chunk's rows, merged and in GGUF's order, as a matrix (vectors as one row)."""
         columns = tensor.shape[-1]
         if tensor.values is not None:
+            self.finite = True
             return tensor.values.reshape(-1, columns)
         shapes = [self.shared.source.info(p.source).part(p.stop - p.start) for p in chunk.parts]
         sizes = [int(np.prod(shape)) for shape in shapes]
@@ -186,7 +198,8 @@ class _Worker:
             out = self.rows[done : done + size].reshape(shape)
             self.shared.source.read(part.source, slice(part.start, part.stop), out)
             done += size
-        if not _is_finite(self.rows[:done]):
+        self.finite = _is_finite(self.rows[:done])
+        if not self.finite and not self.shared.allow_nonfinite:
             raise _unsound(tensor, "no file")
         rows = self.rows[:done].reshape(-1, *shapes[0][1:])
         if tensor.transform:
@@ -207,7 +220,8 @@ class _Worker:
         began = time.perf_counter()
         written = self._quantize(placed, chunk.at, rows)
         spent = time.perf_counter() - began
-        if written != nbytes or not self.ggml.validate(placed.kind, self.packed, nbytes):
+        sound = not self.finite or self.ggml.validate(placed.kind, self.packed, nbytes)
+        if written != nbytes or not sound:
             raise _unsound(placed.mapped, f"{placed.kind.name} never")
         output.write(placed, chunk.at, self.packed[:nbytes].data)
         return spent
@@ -215,6 +229,8 @@ class _Worker:
     def _quantize(
         self, placed: Placed, at: int, rows: np.ndarray[tuple[int, int], np.dtype[np.float32]]
     ) -> int:
+        if placed.kind in GRIDS and not _is_moderate(rows, placed.weights):
+            raise _unsound(placed.mapped, f"{placed.kind.name} never")
         if placed.weights is None:
             return self.ggml.quantize(placed.kind, rows, self.packed)
         height = placed.mapped.shape[-2] if len(placed.mapped.shape) > 2 else at + len(rows)
@@ -235,12 +251,19 @@ def _is_finite(values: Float32) -> bool:
         return bool(np.isfinite(values @ values)) or bool(np.isfinite(values).all())
 
 
+def _is_moderate(rows: Float32, weights: Float32 | None) -> bool:
+    """Whether the quantizers that search a grid stay within float32: they abort the process where they don't."""
+    with np.errstate(all="ignore"):
+        largest = float(np.abs(rows).max())
+        return largest * largest * (1.0 if weights is None else float(weights.max())) <= MODERATE
+
+
 def _unsound(tensor: Mapped, holder: str) -> InputError:
     return InputError(
         f"tensor {next(iter(sorted(tensor.sources)), tensor.name)!r} holds values that {holder} takes",
         found="an infinity, a NaN, or a number out of range",
         expected="finite weights",
-        next_step="check the checkpoint and the adapter; for F16, try BF16",
+        next_step="check the checkpoint and the adapter; for F16, try BF16; --allow-nonfinite writes them where it can",
     )
 
 

@@ -46,10 +46,19 @@ Examples:
 @click.option(
     "--threads", type=click.IntRange(1), help="Threads to quantize with.  [default: physical cores]"
 )
+@click.option(
+    "--allow-nonfinite", is_flag=True, help="Write infinite and NaN weights instead of refusing them."
+)
 @click.option("--force", is_flag=True, help="Replace bundles that exist.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
-    base: Path | None, as_json: bool, force: bool, threads: int | None, project: Path | None, **given: Any
+    base: Path | None,
+    as_json: bool,
+    force: bool,
+    threads: int | None,
+    project: Path | None,
+    allow_nonfinite: bool,
+    **given: Any,
 ) -> None:
     """Merge adapters into BASE, quantize, and pack one bundle per quantization.
 
@@ -73,6 +82,8 @@ def command(
         raise click.UsageError("BASE and --project are two ways to say what to build")
     else:
         spec = _spec(base, force, threads, given)
+    if allow_nonfinite:
+        spec = replace(spec, allow_nonfinite=True)
     with bars() as progress:
         built = build(spec, progress)
     _report(built, as_json)
