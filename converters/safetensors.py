@@ -7,14 +7,14 @@ Format: 8 bytes of header length, a JSON header, the tensors' bytes
 from __future__ import annotations
 
 import os
-import threading
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
 
+from edgekit.converters.openfile import OpenFile
 from edgekit.errors import InputError
-from edgekit.files import parse_json, require_file
+from edgekit.files import parse_json
 from edgekit.tensors import TensorInfo
 
 HEADER_LIMIT = 10 << 20
@@ -36,44 +36,16 @@ class Extent:
     nbytes: int
 
 
-class SafetensorsFile:
+class SafetensorsFile(OpenFile):
     """A safetensors file whose header was found sound; bytes are read by position, from any thread."""
 
     def __init__(self, path: Path) -> None:
-        self.path = require_file(path, "the safetensors file")
-        try:
-            self._descriptor = os.open(path, os.O_RDONLY)
-        except OSError as error:
-            raise InputError("can't be opened", path=path, found=error.strerror) from error
+        super().__init__(path, "the safetensors file")
         try:
             self.tensors = _read_header(self._descriptor, path)
         except BaseException:
-            os.close(self._descriptor)
+            self.close()
             raise
-        self._closed = threading.Event()
-
-    def read_into(self, offset: int, out: memoryview) -> None:
-        """Fill ``out`` (bytes) from ``offset``; a file that shrank since it was opened is an ``InputError``."""
-        done = 0
-        while done < len(out):
-            try:
-                count = os.preadv(self._descriptor, [out[done:]], offset + done)
-            except OSError as error:
-                raise InputError("can't be read", path=self.path, found=error.strerror) from error
-            if count == 0:
-                raise InputError("the file became shorter while it was read", path=self.path)
-            done += count
-
-    def prefetch(self, offset: int, nbytes: int) -> None:
-        """Ask the system to read ahead, where it can."""
-        if hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(self._descriptor, offset, nbytes, os.POSIX_FADV_WILLNEED)
-
-    def close(self) -> None:
-        """Close the file; safe to call twice."""
-        if not self._closed.is_set():
-            self._closed.set()
-            os.close(self._descriptor)
 
 
 def _read_header(descriptor: int, path: Path) -> dict[str, Extent]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
@@ -13,9 +11,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgekit import __version__, bundle, golden, worker
+from edgekit import __version__, bundle, golden, room, worker
 from edgekit.atomic import atomic_folder
-from edgekit.errors import EdgekitError, InputError
+from edgekit.errors import InputError
 from edgekit.files import real, sha256
 from edgekit.project import BuildSpec
 from edgekit.requirements import memory_by_context
@@ -23,6 +21,7 @@ from edgekit.requirements import memory_by_context
 if TYPE_CHECKING:
     from edgekit.converters.adapter import Adapter
     from edgekit.converters.checkpoint import Checkpoint
+    from edgekit.converters.gguf.gguf_source import GgufSource
     from edgekit.converters.gguf.plan import Layout, Plan
     from edgekit.converters.gguf.stream import Timing
     from edgekit.converters.lora import Merged
@@ -43,8 +42,8 @@ class Built:
 
     @property
     def size(self) -> int:
-        """Bytes of the artifact."""
-        return next(file.size for file in self.manifest.files if file.path == ARTIFACT)
+        """Bytes of the artifact, all its files."""
+        return sum(file.size for file in self.manifest.files if file.path.endswith(".gguf"))
 
 
 class Progress:
@@ -56,13 +55,16 @@ class Progress:
     def advance(self, what: str, amount: int) -> None:
         """``amount`` of them are done; ``what`` is the tensor or file."""
 
+    def note(self, text: str) -> None:
+        """Something that a person should know about what is built."""
+
 
 @dataclass(frozen=True)
 class Opened:
     """A build's inputs, all of them checked, and a plan per quantization."""
 
     spec: BuildSpec
-    base: Checkpoint
+    base: Checkpoint | GgufSource
     adapters: Sequence[tuple[Adapter, float]]
     merged: Merged
     layout: Layout
@@ -78,25 +80,35 @@ def opened(spec: BuildSpec) -> Iterator[Opened]:
     """Open and check everything that a build reads, before any work; files are closed on the way out."""
     from edgekit.converters.adapter import Adapter
     from edgekit.converters.checkpoint import Checkpoint
-    from edgekit.converters.gguf import families, plan, presets
+    from edgekit.converters.gguf import families, imatrix, plan, presets
+    from edgekit.converters.gguf.gguf_source import GgufSource
     from edgekit.converters.lora import Merged
 
     chosen = [presets.preset(name) for name in spec.quantizations]
     if len({preset.name for preset in chosen}) != len(chosen):
         raise InputError("a quantization is named twice", found=", ".join(spec.quantizations))
     overrides = [presets.Override.parse(text) for text in spec.tensor_types]
+    matrix = imatrix.read(spec.imatrix) if spec.imatrix else None
     with ExitStack() as stack:
-        base = Checkpoint(spec.base)
+        base: Checkpoint | GgufSource
+        if spec.base.is_file():
+            base = GgufSource(spec.base, merging=bool(spec.adapters))
+        else:
+            base = Checkpoint(spec.base)
         stack.callback(base.close)
-        families.find(base.config, spec.base / "config.json")
+        if isinstance(base, Checkpoint):
+            families.find(base.config, spec.base / "config.json")
         adapters: list[tuple[Adapter, float]] = []
         for folder, weight in spec.adapters:
             adapter = Adapter(folder)
             stack.callback(adapter.close)
             adapters.append((adapter, weight))
         merged = Merged(base, adapters)
-        layout = plan.lay_out(merged, spec.base, spec.name)
-        plans = [plan.plan(layout, preset, overrides) for preset in chosen]
+        if isinstance(base, GgufSource):
+            layout = plan.lay_out_gguf(merged, base, merged.changed, spec.name)
+        else:
+            layout = plan.lay_out(merged, spec.base, spec.name)
+        plans = [plan.plan(layout, preset, overrides, matrix, spec.split_size) for preset in chosen]
         yield Opened(spec, base, adapters, merged, layout, plans)
 
 
@@ -107,9 +119,11 @@ def build(spec: BuildSpec, progress: Progress | None = None) -> list[Built]:
     """
     progress = progress or Progress()
     with opened(spec) as inputs:
+        for note in inputs.layout.origin.notes() if inputs.layout.origin else ():
+            progress.note(note)
         folders = [inputs.folder(plan) for plan in inputs.plans]
         _check_schema(spec)
-        _check_room(spec.out, inputs.plans)
+        room.check(spec.out, sum(plan.data_bytes for plan in inputs.plans))
         stop = threading.Event()
         with ThreadPoolExecutor(1, "hash") as hashing, ExitStack() as stack:
             temporary = [stack.enter_context(atomic_folder(folder, force=spec.force)) for folder in folders]
@@ -119,7 +133,7 @@ def build(spec: BuildSpec, progress: Progress | None = None) -> list[Built]:
                 timing = _convert(inputs, temporary, progress)
                 manifests = _pack(inputs, temporary, provenance, progress)
             except OSError as error:
-                raise _disk_error(error, spec.out) from error
+                raise room.disk_error(error, spec.out) from error
         return [Built(*parts, timing) for parts in zip(folders, manifests, strict=True)]
 
 
@@ -132,8 +146,9 @@ def _convert(inputs: Opened, folders: Sequence[Path], progress: Progress) -> Tim
         inputs.plans,
         paths,
         inputs.spec.threads or _cores(),
-        prove=lambda path: _prove(inputs, path),
+        prove=(lambda path: _prove(inputs, path)) if inputs.layout.vocabulary else None,
         report=progress.advance,
+        allow_nonfinite=inputs.spec.allow_nonfinite,
     )
 
 
@@ -148,7 +163,8 @@ def _prove(inputs: Opened, artifact: Path) -> None:
     from edgekit.converters.gguf import probes
 
     vocabulary = inputs.layout.vocabulary
-    tokenizer = inputs.base.folder / vocabulary.file
+    assert vocabulary is not None
+    tokenizer = inputs.spec.base / vocabulary.file
     parts = vocabulary.name_parts
     if parts and not any(part in inputs.layout.name.lower() for part in parts):
         raise InputError(
@@ -174,7 +190,7 @@ def _prove(inputs: Opened, artifact: Path) -> None:
     if missing := vocabulary.ends - set(proved.end_ids):
         raise InputError(
             "the model ends answers with tokens that llama.cpp doesn't stop at",
-            path=inputs.base.folder / "generation_config.json",
+            path=inputs.spec.base / "generation_config.json",
             found=f"eos_token_id {sorted(missing)}",
             expected=f"among {proved.end_ids}",
             next_step="leave at most three ids in eos_token_id",
@@ -188,7 +204,9 @@ def _pack(
     progress.stage("probing and packing", len(folders))
     manifests = []
     for plan, folder in zip(inputs.plans, folders, strict=True):
-        request = worker.Record(str(folder / ARTIFACT), inputs.spec.threads or _cores(), inputs.spec.prompt)
+        artifact = plan.paths(folder / ARTIFACT)[0]
+        spec = inputs.spec
+        request = worker.Record(str(artifact), spec.threads or _cores(), spec.prompt, spec.allow_nonfinite)
         recorded = worker.run(request)
         assert isinstance(recorded, worker.Recorded)
         golden.save(recorded.golden, folder)
@@ -201,7 +219,7 @@ def _pack(
 
 def _manifest(inputs: Opened, plan: Plan, folder: Path, provenance: bundle.Provenance) -> bundle.Manifest:
     spec = inputs.spec
-    weights = (folder / ARTIFACT).stat().st_size
+    weights = sum(path.stat().st_size for path in plan.paths(folder / ARTIFACT))
     return bundle.Manifest(
         schema_version=bundle.SCHEMA_VERSION,
         name=spec.name,
@@ -230,29 +248,33 @@ def _provenance(inputs: Opened, stop: threading.Event) -> bundle.Provenance:
         "added_tokens.json",
         "tokenizer_config.json",
         "chat_template.jinja",
-        inputs.layout.vocabulary.file,
+        *([inputs.layout.vocabulary.file] if inputs.layout.vocabulary else []),
     )
-    base_files = [inputs.base.folder / name for name in dict.fromkeys(beside)] + [
-        file.path for file in inputs.base.files
-    ]
+    folder, files = inputs.spec.base, [file.path for file in inputs.base.files]
+    if inputs.layout.origin:
+        base = _source(folder.parent, files, None, stop, folder.stem)
+    else:
+        there = [path for name in dict.fromkeys(beside) if (path := folder / name).exists()]
+        base = _source(folder, [*there, *files], None, stop)
     adapters = [
         _source(adapter.folder, [adapter.folder / "adapter_config.json", adapter.file.path], weight, stop)
         for adapter, weight in inputs.adapters
     ]
     tools = {"edgekit": __version__} | {name: found for name in TOOLS if (found := _version(name))}
-    base = _source(inputs.base.folder, [path for path in base_files if path.exists()], None, stop)
-    return bundle.Provenance(base, adapters, None, tools, inputs.spec.licence)
+    matrix = inputs.spec.imatrix
+    calibration = _source(matrix.parent, [matrix], None, stop, matrix.stem) if matrix else None
+    return bundle.Provenance(base, adapters, calibration, tools, inputs.spec.licence)
 
 
 def _source(
-    folder: Path, files: Sequence[Path], weight: float | None, stop: threading.Event
+    folder: Path, files: Sequence[Path], weight: float | None, stop: threading.Event, name: str | None = None
 ) -> bundle.Source:
     def going_on(_: int) -> None:
         if stop.is_set():
             raise CancelledError
 
     listed = [bundle.File(path.name, path.stat().st_size, sha256(path, going_on)) for path in files]
-    return bundle.Source(real(folder).name, listed, weight)
+    return bundle.Source(name or real(folder).name, listed, weight)
 
 
 def _version(package: str) -> str | None:
@@ -268,29 +290,3 @@ def _check_schema(spec: BuildSpec) -> None:
         from edgekit.runtimes.constraint import compile_schema
 
         compile_schema(spec.output_schema)
-
-
-def _check_room(out: Path, plans: Sequence[Plan]) -> None:
-    """The size is known beforehand: refuse a disk that can't hold it before working for minutes."""
-    place = real(out)
-    while not place.exists():
-        place = place.parent
-    needed = sum(plan.data_bytes for plan in plans) + (64 << 20)
-    free = shutil.disk_usage(place).free
-    if free < needed:
-        raise InputError(
-            "not enough room for the bundles",
-            path=out,
-            found=f"{free / 1e9:.2f} GB free",
-            expected=f"{needed / 1e9:.2f} GB",
-            next_step="free space, or choose another folder with -o",
-        )
-
-
-def _disk_error(error: OSError, out: Path) -> EdgekitError:
-    return InputError(
-        "writing the bundle failed",
-        path=error.filename or out,
-        found=os.strerror(error.errno) if error.errno else str(error),
-        next_step="free space on the disk, or choose another folder with -o",
-    )

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import msgspec
@@ -112,7 +114,7 @@ class Bundle:
 
     @property
     def artifact(self) -> Path:
-        """The model file."""
+        """The model file, or the first of several that llama.cpp finds by name."""
         name = next((file for file in self.manifest.files if file.path.endswith(".gguf")), None)
         if name is None:
             raise BundleError(
@@ -122,24 +124,27 @@ class Bundle:
 
     @contextmanager
     def verified(self) -> Iterator[Path]:
-        """The artifact, its digest checked, under a path that leads to the very file that was read.
+        """The artifact, the digests of its files checked, under a path that leads to the very files that were read.
 
-        ``BundleError`` if the digest differs. Where the system has no /dev/fd the plain path is given.
+        ``BundleError`` if a digest differs. Where the system has no /dev/fd the plain path is given.
         """
-        path = self.artifact
-        listed = next(file for file in self.manifest.files if self.path_of(file) == path)
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-            if found != listed.sha256:
-                raise BundleError(
-                    "the artifact is not what was built",
-                    path=path,
-                    found=f"SHA-256 {found[:16]}…",
-                    expected=f"{listed.sha256[:16]}…",
-                    next_step="copy the bundle again",
-                )
-            same = Path(f"/dev/fd/{file.fileno()}")
-            yield same if same.exists() else path
+        first = self.artifact
+        listed = [file for file in self.manifest.files if file.path.endswith(".gguf")]
+        with ExitStack() as stack:
+            places = {}
+            for entry in listed:
+                file = stack.enter_context(self.path_of(entry).open("rb"))
+                _check_digest(file, entry, self.path_of(entry))
+                places[self.path_of(entry).name] = Path(f"/dev/fd/{file.fileno()}")
+            if not all(place.exists() for place in places.values()):
+                yield first
+            elif len(places) == 1:
+                yield places[first.name]
+            else:  # llama.cpp finds the others by their names beside the first
+                folder = Path(stack.enter_context(TemporaryDirectory(prefix="edgekit-")))
+                for name, place in places.items():
+                    (folder / name).symlink_to(place)
+                yield folder / first.name
 
     def path_of(self, file: File) -> Path:
         """A listed file's place, refused if it leaves the folder."""
@@ -167,6 +172,18 @@ class Bundle:
                     f"{name}: {'a link' if path.is_symlink() else 'a stranger'}, not in the manifest"
                 )
         return found
+
+
+def _check_digest(file: BufferedReader, listed: File, path: Path) -> None:
+    found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != listed.sha256:
+        raise BundleError(
+            "the artifact is not what was built",
+            path=path,
+            found=f"SHA-256 {found[:16]}…",
+            expected=f"{listed.sha256[:16]}…",
+            next_step="copy the bundle again",
+        )
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit.bundle import MANIFEST, Bundle
 from edgekit.errors import InputError
-from edgekit.gguf_header import GgufArray, GgufHeader, read_header
+from edgekit.gguf_header import GgufArray, GgufTensor
+from edgekit.gguf_shards import read_shards
 
 if TYPE_CHECKING:
     from edgekit.converters.adapter import Adapter, Pair
@@ -61,18 +63,19 @@ def describe_bundle(path: Path) -> dict[str, Any]:
 
 
 def describe_gguf(path: Path) -> dict[str, Any]:
-    """Keys and tensor types of a GGUF file, from its checked header."""
-    header = read_header(path)
+    """Keys and tensor types of a GGUF model, from its checked header, or headers where it is in several files."""
+    parts = read_shards(path)
+    tensors = [tensor for _, header in parts for tensor in header.tensors]
     by_type: Counter[str] = Counter()
-    for tensor in header.tensors:
+    for tensor in tensors:
         by_type[tensor.kind] += tensor.nbytes
     return {
         "kind": "gguf",
-        "size": path.stat().st_size,
-        "tensors": len(header.tensors),
+        "size": sum(part.stat().st_size for part, _ in parts),
+        "tensors": len(tensors),
         "bytes_by_type": dict(by_type.most_common()),
-        "keys": {key: _shown(value) for key, value in header.keys.items()},
-        "bits_per_weight": round(_bits(header), 2),
+        "keys": {key: _shown(value) for key, value in parts[0][1].keys.items()},
+        "bits_per_weight": round(_bits(tensors), 2),
     }
 
 
@@ -97,7 +100,11 @@ def describe_checkpoint(path: Path) -> dict[str, Any]:
         }
         try:
             layout = plan.lay_out(checkpoint, path, path.name)
-            found |= {"converts": True, "pre_tokenizer": layout.vocabulary.pre, "why_not": None}
+            found |= {
+                "converts": True,
+                "pre_tokenizer": layout.vocabulary and layout.vocabulary.pre,
+                "why_not": None,
+            }
         except EdgekitError as error:
             found |= {"converts": False, "pre_tokenizer": None, "why_not": str(error)}
         return found
@@ -170,9 +177,9 @@ def _notes(adapter: Adapter) -> list[str]:
     return notes
 
 
-def _bits(header: GgufHeader) -> float:
-    weights = sum(prod(tensor.dimensions) for tensor in header.tensors)
-    return 8 * sum(t.nbytes for t in header.tensors) / max(1, weights)
+def _bits(tensors: Sequence[GgufTensor]) -> float:
+    weights = sum(prod(tensor.dimensions) for tensor in tensors)
+    return 8 * sum(t.nbytes for t in tensors) / max(1, weights)
 
 
 def _shown(value: Any) -> Any:

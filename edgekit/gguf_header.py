@@ -6,7 +6,7 @@ Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -49,11 +49,12 @@ class GgufArray:
 
 @dataclass(frozen=True)
 class GgufHeader:
-    """Keys and tensors of a GGUF file that was found sound."""
+    """Keys and tensors of a GGUF file that was found sound; ``spans`` is where each key and its value lie in it."""
 
     version: int
     keys: dict[str, Any]
     tensors: list[GgufTensor]
+    spans: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
 def read_header(path: Path) -> GgufHeader:
@@ -62,7 +63,12 @@ def read_header(path: Path) -> GgufHeader:
     size = path.stat().st_size
     with path.open("rb") as file:
         data = file.read(min(size, HEADER_LIMIT))
-    return _Reader(path, data, size).header()
+    return parse_header(path, data, size)
+
+
+def parse_header(path: Path, data: bytes, size: int) -> GgufHeader:
+    """The same for the first bytes of a file of ``size`` bytes, already read from ``path``."""
+    return _Reader(path, data[:HEADER_LIMIT], size).header()
 
 
 class _Reader:
@@ -148,14 +154,16 @@ class _Reader:
                 "too many tensors or keys", f"{tensors:,} and {keys:,}", f"{TENSOR_LIMIT:,}, {KEY_LIMIT:,}"
             )
         values: dict[str, Any] = {}
+        spans: dict[str, tuple[int, int]] = {}
         for _ in range(keys):
-            key = self.string()
+            begin, key = self.position, self.string()
             if key in values:
                 raise self.bad("a key appears twice", key)
             # llama.cpp aborts on a token that is there twice.
             values[key] = self.value(self.scalar("I"), distinct=key == TOKENS)
+            spans[key] = (begin, self.position)
         infos = [self.info() for _ in range(tensors)]
-        return GgufHeader(version, values, self.place(infos, values.get("general.alignment", 32)))
+        return GgufHeader(version, values, self.place(infos, values.get("general.alignment", 32)), spans)
 
     def info(self) -> tuple[str, tuple[int, ...], int, int]:
         name, count = self.string(), self.scalar("I")

@@ -77,10 +77,11 @@ class Replay(msgspec.Struct):
     largest: float
 
 
-def record(engine: Engine, task_prompt: str | None = None) -> Golden:
+def record(engine: Engine, task_prompt: str | None = None, *, allow_nonfinite: bool = False) -> Golden:
     """Run the probes on a loaded artifact; roles that its template refuses are left out.
 
-    Raises ``InputError`` for a template that can't even render one user message.
+    Raises ``InputError`` for a template that can't even render one user message, and for logits that aren't finite;
+    some of them may be with ``allow_nonfinite``, and are left out.
     """
     chats = list(CHATS)
     if task_prompt:
@@ -98,7 +99,7 @@ def record(engine: Engine, task_prompt: str | None = None) -> Golden:
         *(entry.ids for entry in tokens[:2]),
         *(prompt.ids for prompt in prompts if prompt.messages in (chats[0], chats[-1])),
     ]
-    return Golden(tokens, prompts, [Logits(ids, _top(engine, ids)) for ids in runs])
+    return Golden(tokens, prompts, [Logits(ids, _top(engine, ids, allow_nonfinite)) for ids in runs])
 
 
 def replay(engine: Engine, golden: Golden) -> Replay:
@@ -162,14 +163,16 @@ def _logits(engine: Engine, ids: list[int]) -> Any:
     return logits
 
 
-def _top(engine: Engine, ids: list[int]) -> list[tuple[int, float]]:
+def _top(engine: Engine, ids: list[int], allow_nonfinite: bool) -> list[tuple[int, float]]:
     import numpy as np
 
     logits = _logits(engine, ids)
-    if not np.isfinite(logits).all():
+    finite = np.isfinite(logits)
+    if not finite.all() and (not allow_nonfinite or finite.sum() < TOP):
         raise InputError(
             "the model gives logits that aren't finite", found="an infinity or a NaN after a probe"
         )
+    logits = np.where(finite, logits, -np.inf)
     order = np.lexsort((np.arange(len(logits)), -logits))[:TOP]
     return [(int(token), round(float(logits[token]), 4)) for token in order]
 

@@ -31,6 +31,9 @@ class BuildSpec:
     version: str = "0.1.0"
     counter: int = 1
     tensor_types: tuple[str, ...] = ()
+    imatrix: Path | None = None
+    split_size: int | None = None
+    allow_nonfinite: bool = False
     prompt: str | None = None
     system: str | None = None
     output_schema: Mapping[str, Any] | None = field(default=None, hash=False)
@@ -74,6 +77,9 @@ class _Project(msgspec.Struct, forbid_unknown_fields=True):
     counter: int = 1
     out: str = "dist"
     quantizations: tuple[str, ...] = DEFAULT_QUANTIZATIONS
+    imatrix: str | None = None
+    split_size: str | None = None
+    allow_nonfinite: bool = False
     licence: str | None = None
     adapters: list[_AdapterEntry] = []
     prompt: _Prompt = msgspec.field(default_factory=_Prompt)
@@ -105,6 +111,9 @@ def read_project(path: Path, *, force: bool = False, threads: int | None = None)
         version=project.version,
         counter=project.counter,
         tensor_types=tuple(f"{pattern}={kind}" for pattern, kind in project.tensor_types.items()),
+        imatrix=folder / project.imatrix if project.imatrix else None,
+        split_size=parse_size(project.split_size) if project.split_size else None,
+        allow_nonfinite=project.allow_nonfinite,
         prompt=read_prompt(folder / prompt.file) if prompt.file else prompt.template,
         system=prompt.system,
         output_schema=read_json(folder / prompt.schema, limit=1 << 16) if prompt.schema else None,
@@ -117,6 +126,14 @@ def read_project(path: Path, *, force: bool = False, threads: int | None = None)
 def read_prompt(path: Path) -> str:
     """A prompt template file, without the line end that editors put at its end."""
     return read_text(path).rstrip("\n")
+
+
+def parse_size(text: str) -> int:
+    """Bytes from ``2G``, ``500M`` or ``64K``: powers of 1000, as llama.cpp's gguf-split counts."""
+    found = re.fullmatch(r"(\d{1,6})([KMG])", text.strip().upper())
+    if not found or not int(found[1]):
+        raise InputError("can't read the split size", found=text, expected="a size such as 2G or 500M")
+    return int(found[1]) * (1000, 1000**2, 1000**3)["KMG".index(found[2])]
 
 
 def parse_adapter(text: str) -> tuple[Path, float]:
@@ -142,6 +159,8 @@ counter = 1                      # counts releases up; devices refuse to go back
 base = {base}                  # folder of a Hugging Face checkpoint (safetensors)
 out = "dist"                     # one bundle per quantization: dist/{name}-q4_k_m, …
 quantizations = ["Q4_K_M", "Q8_0"]
+# imatrix = "imatrix.gguf"       # llama-imatrix's file; types of about two bits need one
+# split_size = "2G"              # several files, none with more of tensors than this
 # licence = "Apache-2.0"         # of the result; it goes into the manifest
 
 [[adapters]]                     # repeat for several; leave out to package the base alone

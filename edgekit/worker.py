@@ -35,6 +35,7 @@ class Record(msgspec.Struct, tag=True):
     artifact: str
     threads: int
     prompt: str | None
+    allow_nonfinite: bool = False
 
 
 class Proved(msgspec.Struct, tag=True):
@@ -134,7 +135,7 @@ def _record(request: Record) -> Recorded:
 
     engine = LlamaCppEngine(Path(request.artifact), LlamaCppOptions(n_ctx=512, threads=request.threads))
     try:
-        return Recorded(golden.record(engine, request.prompt))
+        return Recorded(golden.record(engine, request.prompt, allow_nonfinite=request.allow_nonfinite))
     finally:
         engine.close()
 

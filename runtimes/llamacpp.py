@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 
 from edgekit.errors import BundleError, EdgekitError, HardwareError, InputError, UnsupportedModelError
-from edgekit.gguf_header import read_header
+from edgekit.gguf_shards import read_shards
 from edgekit.runtimes import _llamalib
 from edgekit.runtimes._llamabatch import LlamaBatch, Plan, check_options, check_seq
 from edgekit.runtimes._llamavocab import LlamaVocabulary
@@ -112,7 +112,7 @@ class LlamaCppEngine:
         if not self._path.is_file():
             found = "a folder" if self._path.is_dir() else "nothing"
             raise InputError("there is no model here", path=self._path, found=found, expected="a .gguf file")
-        read_header(self._path)  # llama.cpp aborts, or worse, on some of what this refuses
+        read_shards(self._path)  # llama.cpp aborts, or worse, on some of what this refuses
         params = lib.llama_model_default_params()
         params.vocab_only = vocab_only
         offload = -1 if lib.llama_supports_gpu_offload() else 0

@@ -1,30 +1,23 @@
-"""llama.cpp's quantization presets: which type each tensor gets.
+"""llama.cpp's quantization presets by name, and the type that each tensor gets under one.
 
-The mixture and its fall-backs are those of llama_model_quantize (llama.cpp, src/llama-quant.cpp) for models
-without an importance matrix; a test compares the bytes for every preset.
+Types and fall-backs are those of llama_model_quantize (llama.cpp, src/llama-quant.cpp), with and without an
+importance matrix; a test compares types and bytes for every preset.
 """
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
 
 from gguf import GGML_QUANT_SIZES, LlamaFileType
 from gguf import GGMLQuantizationType as Q
 
+from edgekit.converters.gguf.mixture import Mixture, Model, Preset, is_quantized
 from edgekit.errors import InputError
 
-
-@dataclass(frozen=True)
-class Preset:
-    """A preset's usual name, its file type in GGUF, and the type that most tensors get."""
-
-    name: str
-    file_type: LlamaFileType
-    default: Q
+__all__ = ["PRESETS", "Model", "Override", "Preset", "assign", "order", "preset", "row_bytes"]
 
 
 _F = LlamaFileType
@@ -49,33 +42,34 @@ PRESETS = {
         Preset("Q3_K_L", _F.MOSTLY_Q3_K_L, Q.Q3_K),
         Preset("Q3_K_M", _F.MOSTLY_Q3_K_M, Q.Q3_K),
         Preset("Q3_K_S", _F.MOSTLY_Q3_K_S, Q.Q3_K),
+        Preset("IQ3_M", _F.MOSTLY_IQ3_M, Q.IQ3_S),
+        Preset("IQ3_S", _F.MOSTLY_IQ3_S, Q.IQ3_S),
+        Preset("IQ3_XS", _F.MOSTLY_IQ3_XS, Q.IQ3_S),
+        Preset("IQ3_XXS", _F.MOSTLY_IQ3_XXS, Q.IQ3_XXS),
         Preset("Q2_K", _F.MOSTLY_Q2_K, Q.Q2_K),
+        Preset("Q2_K_S", _F.MOSTLY_Q2_K_S, Q.Q2_K),
+        Preset("IQ2_M", _F.MOSTLY_IQ2_M, Q.IQ2_S),
+        Preset("IQ2_S", _F.MOSTLY_IQ2_S, Q.IQ2_XS),
+        Preset("IQ2_XS", _F.MOSTLY_IQ2_XS, Q.IQ2_XS),
+        Preset("IQ2_XXS", _F.MOSTLY_IQ2_XXS, Q.IQ2_XXS),
+        Preset("IQ1_M", _F.MOSTLY_IQ1_M, Q.IQ1_M),
+        Preset("IQ1_S", _F.MOSTLY_IQ1_S, Q.IQ1_S),
+        Preset("TQ2_0", _F.MOSTLY_TQ2_0, Q.TQ2_0),
+        Preset("TQ1_0", _F.MOSTLY_TQ1_0, Q.TQ1_0),
+        Preset("Q1_0", _F.MOSTLY_Q1_0, Q.Q1_0),
+        Preset("MXFP4_MOE", _F.MOSTLY_MXFP4_MOE, Q.MXFP4),
     )
 }
-_ALIASES = {"Q5_K": "Q5_K_M", "Q4_K": "Q4_K_M", "Q3_K": "Q3_K_M"}
+_ALIASES = {"Q5_K": "Q5_K_M", "Q4_K": "Q4_K_M", "Q3_K": "Q3_K_M", "MXFP4": "MXFP4_MOE"}
 
 FALLBACKS = {
-    Q.IQ4_XS: Q.IQ4_NL,
-    Q.Q2_K: Q.Q4_0,
-    Q.Q3_K: Q.Q4_0,
+    **dict.fromkeys((Q.IQ1_S, Q.IQ1_M, Q.IQ2_XXS, Q.IQ2_XS, Q.IQ2_S, Q.IQ3_XXS, Q.IQ3_S, Q.IQ4_XS), Q.IQ4_NL),
+    **dict.fromkeys((Q.Q2_K, Q.Q3_K, Q.TQ1_0, Q.TQ2_0), Q.Q4_0),
     Q.Q4_K: Q.Q5_0,
     Q.Q5_K: Q.Q5_1,
     Q.Q6_K: Q.Q8_0,
 }
 """For rows that don't divide by the 256 of these types' blocks: a type with blocks of 32."""
-
-EIGHT_EXPERTS_Q5_K = {"Q2_K", "Q3_K_S", "Q3_K_M", "IQ4_NL", "IQ4_XS", "Q4_K_S", "Q4_K_M"}
-"""Presets that give attn_output more bits where there are eight experts."""
-
-KEPT = (
-    "_norm.weight",
-    "position_embd.weight",
-    "ffn_gate_inp.weight",
-    "ssm_conv1d",
-    "shortconv.conv.weight",
-    "per_layer_model_proj",
-)
-"""Parts of the names of matrices that are never quantized."""
 
 OVERRIDE_TYPES = {preset.default.name: preset.default for preset in PRESETS.values()}
 
@@ -118,27 +112,6 @@ class Override:
             raise InputError(f"can't read the regex of {text!r}", found=str(error)) from error
 
 
-@dataclass(frozen=True)
-class Model:
-    """What the mixture looks at besides names and shapes."""
-
-    layers: int
-    heads: int
-    kv_heads: int
-    """Of the first layer; 0 where that one has no attention."""
-    experts: int = 0
-
-    @property
-    def many_queries(self) -> bool:
-        """Whether at least four query heads share a key-value head, so that attn_v is small."""
-        return self.kv_heads > 0 and self.heads // self.kv_heads >= 4
-
-    @property
-    def is_70b(self) -> bool:
-        """Llama 2 and 3 70B, as llama.cpp knows them."""
-        return self.layers == 80 and self.heads != self.kv_heads
-
-
 def order(names: Iterable[str]) -> list[str]:
     """llama.cpp's order of tensors: those of no layer first, then by layer, then by name."""
 
@@ -156,106 +129,48 @@ def row_bytes(kind: Q, columns: int) -> int:
 
 
 def assign(
-    shapes: dict[str, tuple[int, ...]], chosen: Preset, model: Model, overrides: Sequence[Override] = ()
+    shapes: Mapping[str, tuple[int, ...]],
+    chosen: Preset,
+    model: Model,
+    overrides: Sequence[Override] = (),
+    *,
+    matrix: bool = False,
+    stored: Mapping[str, Q] | None = None,
 ) -> dict[str, Q]:
-    """The type of every tensor, by GGUF name and numpy shape; ``InputError`` for an override that fits none."""
+    """The type of every tensor, by GGUF name and numpy shape; some depend on whether there is a ``matrix``.
+
+    Tensors that aren't quantized stay in the types that are ``stored``, F32 where none is. Raises ``InputError`` for an override that fits no tensor, and for rows that no type fits.
+    """
     for override in overrides:
-        if not any(override.pattern.search(name) and _is_quantized(name, shapes[name]) for name in shapes):
+        if not any(override.pattern.search(name) and is_quantized(name, shapes[name]) for name in shapes):
             raise InputError(
                 f"the tensor type for {override.pattern.pattern!r} fits no tensor",
                 expected="a regex that finds a GGUF tensor name, such as blk.0.ffn_down.weight",
             )
-    tied = "output.weight" not in shapes
-    seen = {"attn_v": 0, "ffn_down": 0, "all attn_v": sum(_holds_values(name) for name in shapes)}
+    mixture = Mixture(chosen, model, shapes, matrix)
     kinds = {}
     for name in order(shapes):
-        if not _is_quantized(name, shapes[name]):
-            kinds[name] = Q.F32
+        if not is_quantized(name, shapes[name]):
+            kinds[name] = (stored or {}).get(name, Q.F32)
             continue
         kind = next((o.kind for o in overrides if o.pattern.search(name)), None)
         # An overridden tensor doesn't count among its kind: so it is in llama.cpp.
-        kind = kind if kind is not None else _mixture(name, shapes[name][-1], chosen, model, tied, seen)
-        kinds[name] = _fit(kind, shapes[name][-1])
+        kind = kind if kind is not None else mixture.pick(name, shapes[name])
+        kinds[name] = _fit(name, kind, shapes[name][-1])
     return kinds
 
 
-def _is_quantized(name: str, shape: tuple[int, ...]) -> bool:
-    """Matrices are; norms, vectors (one row counts as one) and small sensitive ones stay in F32."""
-    if len(shape) < 2 or prod(shape[:-1]) == 1 or not name.endswith("weight"):
-        return False
-    return not any(part in name for part in KEPT)
-
-
-def _fit(kind: Q, columns: int) -> Q:
-    """The type itself, or one that rows of this length divide by; F16 where none does."""
-    if columns % GGML_QUANT_SIZES[kind][0]:
-        kind = FALLBACKS.get(kind, kind)
-    return Q.F16 if columns % GGML_QUANT_SIZES[kind][0] else kind
-
-
-def _mixture(name: str, columns: int, chosen: Preset, model: Model, tied: bool, seen: dict[str, int]) -> Q:
-    kind = chosen.default
-    if kind in {Q.F32, Q.F16, Q.BF16}:
+def _fit(name: str, kind: Q, columns: int) -> Q:
+    """The type itself, or one that rows of this length divide by; F16 where none of smaller blocks does."""
+    block = GGML_QUANT_SIZES[kind][0]
+    if columns % block == 0:
         return kind
-    if name == "output.weight" or (tied and name == "token_embd.weight"):
-        if columns % GGML_QUANT_SIZES[kind][0]:
-            return Q.Q8_0
-        return kind if kind is Q.Q8_0 else Q.Q6_K
-    if _holds_values(name):
-        seen["attn_v"] += 1
-        return _attn_v(chosen, model, seen["attn_v"] - 1, seen["all attn_v"])
-    if "ffn_down" in name:
-        seen["ffn_down"] += 1
-        layer = int(name.split(".")[1]) if model.experts > 1 else seen["ffn_down"] - 1
-        return _ffn_down(chosen, layer, model.layers)
-    if "attn_k.weight" in name and model.experts == 8:
-        return Q.Q8_0
-    if "attn_output.weight" in name and model.experts == 8:
-        return Q.Q5_K if chosen.name in EIGHT_EXPERTS_Q5_K else kind
-    if "attn_output.weight" in name:
-        return {"Q2_K": Q.Q3_K, "Q3_K_M": Q.Q4_K, "Q3_K_L": Q.Q5_K}.get(chosen.name, kind)
-    return kind
-
-
-def _holds_values(name: str) -> bool:
-    return "attn_v.weight" in name or "attn_qkv.weight" in name
-
-
-def _more_bits(i: int, n: int) -> bool:
-    """The first and last eighth of the layers, and every third between."""
-    return i < n // 8 or i >= 7 * n // 8 or (i - n // 8) % 3 == 2
-
-
-def _attn_v(chosen: Preset, model: Model, i: int, n: int) -> Q:
-    kind = chosen.default
-    if model.experts == 8:
-        return Q.Q8_0
-    match chosen.name:
-        case "Q2_K":
-            kind = Q.Q4_K if model.many_queries else Q.Q3_K
-        case "Q3_K_M":
-            kind = Q.Q5_K if i < 2 else Q.Q4_K
-        case "Q3_K_L":
-            kind = Q.Q5_K
-        case "IQ4_NL" | "IQ4_XS" if model.many_queries:
-            kind = Q.Q5_K
-        case "Q4_K_M" | "Q5_K_M" if _more_bits(i, n):
-            kind = Q.Q6_K
-        case "Q4_K_S" if i < 4:
-            kind = Q.Q5_K
-    return Q.Q5_K if model.is_70b and kind in {Q.Q3_K, Q.Q4_K} else kind
-
-
-def _ffn_down(chosen: Preset, i: int, n: int) -> Q:
-    match chosen.name:
-        case "Q2_K":
-            return Q.Q3_K
-        case "Q3_K_M":
-            return Q.Q5_K if i < n // 16 else Q.Q4_K
-        case "Q3_K_L":
-            return Q.Q5_K
-        case "Q4_K_M" | "Q5_K_M" if _more_bits(i, n):
-            return Q.Q6_K
-        case "Q4_K_S" | "IQ4_NL" | "IQ4_XS" if i < n // 8:
-            return Q.Q5_K
-    return chosen.default
+    if kind not in FALLBACKS and block > 32:
+        raise InputError(
+            f"rows of tensor {name!r} don't divide by the blocks of {kind.name}",
+            found=f"rows of {columns}",
+            expected=f"a multiple of {block}",
+            next_step=f"choose another type for it: --tensor-type '{name}=q4_0'",
+        )
+    kind = FALLBACKS.get(kind, kind)
+    return Q.F16 if columns % GGML_QUANT_SIZES[kind][0] else kind

@@ -6,7 +6,6 @@ and what is held is a chunk per thread. The system is asked to read ahead of the
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,10 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from gguf import GGMLQuantizationType as Q
 from threadpoolctl import threadpool_limits
 
-from edgekit.converters.gguf import ggml
+from edgekit.converters.gguf import ggml, imatrix
 from edgekit.converters.gguf.family import Mapped, Part
+from edgekit.converters.gguf.output import Output
 from edgekit.converters.gguf.plan import Placed, Plan
 from edgekit.errors import InputError
 from edgekit.tensors import Float32, TensorSource
@@ -28,6 +29,11 @@ CHUNK_ELEMENTS = 256 * 1024
 
 WINDOW = 8
 """Chunks that the system is asked to read ahead at once: asking for each took as long as reading it."""
+
+GRIDS = frozenset({Q.IQ1_S, Q.IQ1_M, Q.IQ2_XXS, Q.IQ2_XS, Q.IQ2_S, Q.IQ3_XXS, Q.IQ3_S})
+"""Types whose quantizers abort on NaNs, infinities and overflows."""
+MODERATE = 1e15
+"""Square of a weight times its importance, at most, for those: what they compute of it stays below 1e38."""
 
 Prove = Callable[[Path], None]
 Report = Callable[[str, int], None]
@@ -52,47 +58,6 @@ class Timing:
     wall: float = 0.0
 
 
-class Output:
-    """One GGUF file while it is filled: its size is reserved at once, so a full disk is known at the start."""
-
-    def __init__(self, plan: Plan, path: Path) -> None:
-        self.plan, self.path = plan, path
-        try:
-            self.data_start = plan.write_header(path)
-            self._descriptor = os.open(path, os.O_RDWR)
-            _reserve(self._descriptor, self.data_start + plan.data_bytes)
-        except OSError as error:
-            raise _disk_error(path, error) from error
-
-    def write(self, tensor: Placed, row: int, data: memoryview) -> None:
-        """Put quantized rows in their place; safe from several threads."""
-        offset, done = self.data_start + tensor.offset + row * tensor.row_bytes, 0
-        try:
-            while done < len(data):
-                done += os.pwrite(self._descriptor, data[done:], offset + done)
-        except OSError as error:
-            raise _disk_error(self.path, error) from error
-
-    def close(self) -> None:
-        os.close(self._descriptor)
-
-
-def _reserve(descriptor: int, size: int) -> None:
-    """Allocate the whole file where the system can, else only set its size."""
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(descriptor, 0, size)
-    os.ftruncate(descriptor, size)
-
-
-def _disk_error(path: Path, error: OSError) -> InputError:
-    return InputError(
-        "writing failed",
-        path=path,
-        found=error.strerror,
-        next_step="free space on the disk, or choose another one",
-    )
-
-
 def write(
     plans: Sequence[Plan],
     paths: Sequence[Path],
@@ -100,10 +65,12 @@ def write(
     *,
     prove: Prove | None = None,
     report: Report | None = None,
+    allow_nonfinite: bool = False,
 ) -> Timing:
     """Write a file for every plan in one pass over their common source.
 
-    ``prove`` is called with the first file when its header stands, before any tensor is read. On an error or an
+    A plan that is split has its files beside its path. ``prove`` is called with the first file when the headers
+    stand, before any tensor is read. On an error or an
     interrupt the threads are stopped and the files are left to the caller to remove.
     """
     outputs: list[Output] = []
@@ -111,8 +78,8 @@ def write(
         for plan, path in zip(plans, paths, strict=True):
             outputs.append(Output(plan, path))
         if prove:
-            prove(paths[0])
-        return _Pass(outputs, report).run(threads)
+            prove(outputs[0].paths[0])
+        return _Pass(outputs, report, allow_nonfinite).run(threads)
     finally:
         for output in outputs:
             output.close()
@@ -121,8 +88,11 @@ def write(
 class _Pass:
     """The state that the threads of one pass share."""
 
-    def __init__(self, outputs: Sequence[Output], report: Report | None) -> None:
+    def __init__(
+        self, outputs: Sequence[Output], report: Report | None, allow_nonfinite: bool = False
+    ) -> None:
         self.outputs = outputs
+        self.allow_nonfinite = allow_nonfinite
         self.source: TensorSource = outputs[0].plan.layout.source
         self.tensors = [placed.mapped for placed in outputs[0].plan.tensors]
         self.report = report
@@ -180,24 +150,44 @@ class _Worker:
         self.ggml = ggml.load()
         self.rows = np.empty(0, np.float32)
         self.packed = np.empty(0, np.uint8)
+        self.finite = True
 
     def do(self, chunk: Chunk) -> None:
         began = time.perf_counter()
         tensor = self.shared.tensors[chunk.index]
-        rows = self._read(tensor, chunk)
-        spent = 0.0
-        for output in self.shared.outputs:
-            spent += self._pack(output, output.plan.tensors[chunk.index], chunk, rows)
+        places = [(output, output.plan.tensors[chunk.index]) for output in self.shared.outputs]
+        fresh = [(output, placed) for output, placed in places if not placed.copied]
+        for output, placed in places:
+            if placed.copied:
+                self._copy(output, placed, chunk)
+        rows = self._read(tensor, chunk) if fresh else None
+        spent = sum(self._pack(output, placed, chunk, rows) for output, placed in fresh if rows is not None)
         with self.shared._lock:
             self.shared.timing.quantizing += spent
             self.shared.timing.total += time.perf_counter() - began
             if self.shared.report:
-                self.shared.report(tensor.name, rows.size)
+                self.shared.report(tensor.name, self._weights(tensor, chunk))
+
+    def _weights(self, tensor: Mapped, chunk: Chunk) -> int:
+        if tensor.values is not None:
+            return tensor.values.size
+        info = self.shared.source.info
+        return sum(int(np.prod(info(part.source).part(part.stop - part.start))) for part in chunk.parts)
+
+    def _copy(self, output: Output, placed: Placed, chunk: Chunk) -> None:
+        """Rows of a GGUF base that stay as they are stored."""
+        (part,) = chunk.parts
+        assert output.plan.layout.origin
+        raw = output.plan.layout.origin.raw(part.source, slice(part.start, part.stop))
+        if not self.shared.allow_nonfinite and not self.ggml.validate(placed.kind, raw, len(raw)):
+            raise _unsound(placed.mapped, "no file")
+        output.write(placed, chunk.at, raw.data)
 
     def _read(self, tensor: Mapped, chunk: Chunk) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
         """A chunk's rows, merged and in GGUF's order, as a matrix (vectors as one row)."""
         columns = tensor.shape[-1]
         if tensor.values is not None:
+            self.finite = True
             return tensor.values.reshape(-1, columns)
         shapes = [self.shared.source.info(p.source).part(p.stop - p.start) for p in chunk.parts]
         sizes = [int(np.prod(shape)) for shape in shapes]
@@ -208,7 +198,8 @@ class _Worker:
             out = self.rows[done : done + size].reshape(shape)
             self.shared.source.read(part.source, slice(part.start, part.stop), out)
             done += size
-        if not _is_finite(self.rows[:done]):
+        self.finite = _is_finite(self.rows[:done])
+        if not self.finite and not self.shared.allow_nonfinite:
             raise _unsound(tensor, "no file")
         rows = self.rows[:done].reshape(-1, *shapes[0][1:])
         if tensor.transform:
@@ -227,12 +218,28 @@ class _Worker:
         if self.packed.size < nbytes:
             self.packed = np.empty(nbytes, np.uint8)
         began = time.perf_counter()
-        written = self.ggml.quantize(placed.kind, rows, self.packed)
+        written = self._quantize(placed, chunk.at, rows)
         spent = time.perf_counter() - began
-        if written != nbytes or not self.ggml.validate(placed.kind, self.packed, nbytes):
+        sound = not self.finite or self.ggml.validate(placed.kind, self.packed, nbytes)
+        if written != nbytes or not sound:
             raise _unsound(placed.mapped, f"{placed.kind.name} never")
         output.write(placed, chunk.at, self.packed[:nbytes].data)
         return spent
+
+    def _quantize(
+        self, placed: Placed, at: int, rows: np.ndarray[tuple[int, int], np.dtype[np.float32]]
+    ) -> int:
+        if placed.kind in GRIDS and not _is_moderate(rows, placed.weights):
+            raise _unsound(placed.mapped, f"{placed.kind.name} never")
+        if placed.weights is None:
+            return self.ggml.quantize(placed.kind, rows, self.packed)
+        height = placed.mapped.shape[-2] if len(placed.mapped.shape) > 2 else at + len(rows)
+        return sum(
+            self.ggml.quantize(
+                placed.kind, rows[start:stop], self.packed[start * placed.row_bytes :], weights
+            )
+            for start, stop, weights in imatrix.spans(placed.weights, height, at, len(rows))
+        )
 
 
 def _is_finite(values: Float32) -> bool:
@@ -244,12 +251,19 @@ def _is_finite(values: Float32) -> bool:
         return bool(np.isfinite(values @ values)) or bool(np.isfinite(values).all())
 
 
+def _is_moderate(rows: Float32, weights: Float32 | None) -> bool:
+    """Whether the quantizers that search a grid stay within float32: they abort the process where they don't."""
+    with np.errstate(all="ignore"):
+        largest = float(np.abs(rows).max())
+        return largest * largest * (1.0 if weights is None else float(weights.max())) <= MODERATE
+
+
 def _unsound(tensor: Mapped, holder: str) -> InputError:
     return InputError(
         f"tensor {next(iter(sorted(tensor.sources)), tensor.name)!r} holds values that {holder} takes",
         found="an infinity, a NaN, or a number out of range",
         expected="finite weights",
-        next_step="check the checkpoint and the adapter; for F16, try BF16",
+        next_step="check the checkpoint and the adapter; for F16, try BF16; --allow-nonfinite writes them where it can",
     )
 
 

@@ -16,6 +16,7 @@ EPILOG = """\b
 Examples:
   edgekit build                      what edgekit.toml in this folder says
   edgekit build BASE --adapter LORA --quant Q4_K_M --quant Q8_0 -o dist/
+  edgekit build model-f16.gguf --quant Q4_K_M
   edgekit build BASE --adapter A:0.7 --adapter B:0.3 --prompt prompt.txt --schema schema.json
 """
 
@@ -29,6 +30,10 @@ Examples:
 @click.option(
     "--tensor-type", "types", multiple=True, metavar="REGEX=TYPE", help="Override some tensors' type."
 )
+@click.option(
+    "--imatrix", type=click.Path(path_type=Path), help="Importance matrix that llama-imatrix wrote."
+)
+@click.option("--split-size", metavar="SIZE", help="Several files of at most SIZE each: 2G, 500M.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Folder for the bundles.  [default: dist]")
 @click.option("--name", help="Bundles are named NAME-quant.  [default: the adapter's or base's folder]")
 @click.option("--version", "version", help="Version for the manifest.")
@@ -41,19 +46,31 @@ Examples:
 @click.option(
     "--threads", type=click.IntRange(1), help="Threads to quantize with.  [default: physical cores]"
 )
+@click.option(
+    "--allow-nonfinite", is_flag=True, help="Write infinite and NaN weights instead of refusing them."
+)
 @click.option("--force", is_flag=True, help="Replace bundles that exist.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
-    base: Path | None, as_json: bool, force: bool, threads: int | None, project: Path | None, **given: Any
+    base: Path | None,
+    as_json: bool,
+    force: bool,
+    threads: int | None,
+    project: Path | None,
+    allow_nonfinite: bool,
+    **given: Any,
 ) -> None:
-    """Merge adapters into BASE, quantize, and pack one bundle per quantization."""
+    """Merge adapters into BASE, quantize, and pack one bundle per quantization.
+
+    BASE is the folder of a Hugging Face checkpoint, or a .gguf file.
+    """
     from edgekit.build import build
     from edgekit.cli.output import bars
 
     if base is None:
         from edgekit.project import FILE, read_project
 
-        names = {"adapters": "adapter", "quants": "quant", "types": "tensor-type"}
+        names = {"adapters": "adapter", "quants": "quant", "types": "tensor-type", "split_size": "split-size"}
         if wrong := [name for name, value in given.items() if value not in (None, ()) and name != "out"]:
             raise click.UsageError(
                 f"--{names.get(wrong[0], wrong[0])} goes with a BASE; a project file has its own"
@@ -65,6 +82,8 @@ def command(
         raise click.UsageError("BASE and --project are two ways to say what to build")
     else:
         spec = _spec(base, force, threads, given)
+    if allow_nonfinite:
+        spec = replace(spec, allow_nonfinite=True)
     with bars() as progress:
         built = build(spec, progress)
     _report(built, as_json)
@@ -72,19 +91,21 @@ def command(
 
 def _spec(base: Path, force: bool, threads: int | None, given: dict[str, Any]) -> BuildSpec:
     from edgekit.files import read_json, real
-    from edgekit.project import DEFAULT_QUANTIZATIONS, BuildSpec, parse_adapter, read_prompt
+    from edgekit.project import DEFAULT_QUANTIZATIONS, BuildSpec, parse_adapter, parse_size, read_prompt
 
     adapters = tuple(parse_adapter(text) for text in given["adapters"])
     named = adapters[0][0] if adapters else base
     return BuildSpec(
         base=base,
         out=given["out"] or Path("dist"),
-        name=given["name"] or real(named).name,
+        name=given["name"] or (real(named).stem if named.is_file() else real(named).name),
         adapters=adapters,
         quantizations=given["quants"] or DEFAULT_QUANTIZATIONS,
         version=given["version"] or "0.1.0",
         counter=1 if given["counter"] is None else given["counter"],
         tensor_types=given["types"],
+        imatrix=given["imatrix"],
+        split_size=parse_size(given["split_size"]) if given["split_size"] else None,
         prompt=read_prompt(given["prompt"]) if given["prompt"] else None,
         system=given["system"],
         output_schema=read_json(given["schema"], limit=1 << 16) if given["schema"] else None,

@@ -81,6 +81,9 @@ class Bars(Listener):
         assert self._task is not None
         self._progress.update(self._task, advance=amount * self._scale, what=what)
 
+    def note(self, text: str) -> None:
+        self._progress.console.print(f"note: {printable(text)}", markup=False, highlight=False)
+
 
 @contextmanager
 def bars() -> Iterator[Listener]:
@@ -126,3 +129,6 @@ class Lines(Listener):
         if time.monotonic() - self._said > 10:
             self._said = time.monotonic()
             click.echo(f"{self._name}: {100 * self._done // self._total}% ({what})", err=True)
+
+    def note(self, text: str) -> None:
+        click.echo(f"note: {printable(text)}", err=True)

@@ -14,7 +14,7 @@ from edgekit.converters.checkpoint import Checkpoint
 from edgekit.converters.gguf import families, plan, presets, stream
 from edgekit.errors import EdgekitError, InputError, UnsupportedModelError
 from edgekit.tensors import ALL, Float32, TensorInfo, span
-from tests.converters.test_presets import quantize
+from tests.converters.quantizer import quantize
 from tests.models import save, write_sidecars
 
 SIZES: dict[str, Any] = {

@@ -63,7 +63,7 @@ def test_the_proof_sees_a_loadable_header_before_any_tensor_is_read(tmp_path: Pa
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
-@pytest.mark.parametrize("preset", presets.PRESETS)
+@pytest.mark.parametrize("preset", sorted(set(presets.PRESETS) - {"Q1_0"}))  # it has no fall-back
 def test_weights_that_are_not_finite_are_an_error(tmp_path: Path, preset: str, value: float) -> None:
     config = llama_config(num_hidden_layers=1)
     write_sidecars(tmp_path, config)
