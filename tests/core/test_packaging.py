@@ -22,6 +22,7 @@ MAY_IMPORT_ROOMS = {
     "describe.py",
     "demo.py",
     "golden.py",
+    "handoff.py",
 }
 """Core files, besides the command line, that join rooms: inside functions only."""
 HEAVY = (
