@@ -27,6 +27,7 @@ class Merged:
         self.base = base
         self._starts: dict[str, tuple[Adapter, Saved]] = {}
         self._parts: dict[str, list[Part]] = {}
+        self._adapters = [adapter for adapter, _ in adapters]
         self._tied = is_tied(base)
         self._embedding = input_embedding(base.names())
         for adapter, weight in adapters:
@@ -58,6 +59,25 @@ class Merged:
         if self._embedding not in self._starts or self.info(self._embedding).rows == self._rows_of_base():
             return None
         return self._starts[self._embedding][0].folder
+
+    @property
+    def tokenizer(self) -> Path | None:
+        """The adapter's folder that brings the tokenizer of a vocabulary that it resized or trained tokens of."""
+        trained = [a.folder for a in self._adapters if a.tokens or a.folder == self.resized_by]
+        found = [folder for folder in trained if (folder / "tokenizer.json").exists()]
+        return self.resized_by if self.resized_by in found else next(iter(found), None)
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What a person should know of the merge although it works."""
+        notes = [f"{adapter.folder.name}: {note}" for adapter in self._adapters for note in adapter.notes]
+        if self.resized_by and not self.tokenizer:
+            rows = self.config["vocab_size"]
+            notes.append(
+                f"{self.resized_by.name}: resized the vocabulary to {rows} rows and brings no tokenizer.json; the "
+                "base's tokenizer is used"
+            )
+        return notes
 
     def names(self) -> Sequence[str]:
         return self._names

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +19,7 @@ from edgekit import __version__, bundle, golden, worker
 from edgekit.atomic import atomic_folder
 from edgekit.errors import EdgekitError, InputError
 from edgekit.files import real, sha256
+from edgekit.overlay import overlay, tokenizer_files
 from edgekit.project import BuildSpec
 from edgekit.requirements import memory_by_context
 
@@ -56,6 +59,9 @@ class Progress:
     def advance(self, what: str, amount: int) -> None:
         """``amount`` of them are done; ``what`` is the tensor or file."""
 
+    def note(self, text: str) -> None:
+        """Something that a person should know of the merge."""
+
 
 @dataclass(frozen=True)
 class Opened:
@@ -67,6 +73,8 @@ class Opened:
     merged: Merged
     layout: Layout
     plans: Sequence[Plan]
+    words: Path
+    """Where the tokenizer's files are: the base's, or those of an adapter that changed the vocabulary."""
 
     def folder(self, plan: Plan) -> Path:
         """Where a plan's bundle goes: NAME-quant."""
@@ -95,9 +103,13 @@ def opened(spec: BuildSpec) -> Iterator[Opened]:
             stack.callback(adapter.close)
             adapters.append((adapter, weight))
         merged = Merged(base, adapters)
-        layout = plan.lay_out(merged, spec.base, spec.name)
+        words = spec.base
+        if merged.tokenizer:
+            temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix="edgekit-"))
+            words = overlay(spec.base, merged.tokenizer, Path(temporary))
+        layout = plan.lay_out(merged, words, spec.name)
         plans = [plan.plan(layout, preset, overrides) for preset in chosen]
-        yield Opened(spec, base, adapters, merged, layout, plans)
+        yield Opened(spec, base, adapters, merged, layout, plans, words)
 
 
 def build(spec: BuildSpec, progress: Progress | None = None) -> list[Built]:
@@ -107,6 +119,8 @@ def build(spec: BuildSpec, progress: Progress | None = None) -> list[Built]:
     """
     progress = progress or Progress()
     with opened(spec) as inputs:
+        for note in inputs.merged.notes:
+            progress.note(note)
         folders = [inputs.folder(plan) for plan in inputs.plans]
         _check_schema(spec)
         _check_room(spec.out, inputs.plans)
@@ -128,19 +142,14 @@ def _convert(inputs: Opened, folders: Sequence[Path], progress: Progress) -> Tim
 
     progress.stage("merging and quantizing" if inputs.adapters else "quantizing", inputs.layout.parameters)
     paths = [folder / ARTIFACT for folder in folders]
-    return stream.write(
-        inputs.plans,
-        paths,
-        inputs.spec.threads or _cores(),
-        prove=lambda path: _prove(inputs, path),
-        report=progress.advance,
-    )
+    prove = partial(_prove, inputs)
+    return stream.write(inputs.plans, paths, _threads(inputs.spec), prove=prove, report=progress.advance)
 
 
-def _cores() -> int:
+def _threads(spec: BuildSpec) -> int:
     from edgekit.profiles.cpu import usable_cores
 
-    return usable_cores()
+    return spec.threads or usable_cores()
 
 
 def _prove(inputs: Opened, artifact: Path) -> None:
@@ -152,7 +161,7 @@ def _prove(inputs: Opened, artifact: Path) -> None:
     vocabulary = inputs.layout.vocabulary
     kinds = zip(vocabulary.tokens, vocabulary.types, strict=True)
     added = [token for token, kind in kinds if kind in {TokenType.CONTROL, TokenType.USER_DEFINED}]
-    tokenizer = inputs.base.folder / vocabulary.file
+    tokenizer = inputs.words / vocabulary.file
     proved = worker.run(worker.Prove(str(artifact), str(tokenizer), probes.texts(added)))
     assert isinstance(proved, worker.Proved)
     if proved.mismatch:
@@ -181,7 +190,7 @@ def _pack(
     progress.stage("probing and packing", len(folders))
     manifests = []
     for plan, folder in zip(inputs.plans, folders, strict=True):
-        request = worker.Record(str(folder / ARTIFACT), inputs.spec.threads or _cores(), inputs.spec.prompt)
+        request = worker.Record(str(folder / ARTIFACT), _threads(inputs.spec), inputs.spec.prompt)
         recorded = worker.run(request)
         assert isinstance(recorded, worker.Recorded)
         golden.save(recorded.golden, folder)
@@ -223,12 +232,17 @@ def _provenance(inputs: Opened, stop: threading.Event) -> bundle.Provenance:
     )
     base_files = [inputs.base.folder / name for name in beside] + [file.path for file in inputs.base.files]
     adapters = [
-        _source(adapter.folder, [adapter.folder / "adapter_config.json", adapter.file.path], weight, stop)
+        _source(adapter.folder, _files_of(adapter, inputs.merged.tokenizer), weight, stop)
         for adapter, weight in inputs.adapters
     ]
     tools = {"edgekit": __version__} | {name: found for name in TOOLS if (found := _version(name))}
     base = _source(inputs.base.folder, [path for path in base_files if path.exists()], None, stop)
     return bundle.Provenance(base, adapters, None, tools, inputs.spec.licence)
+
+
+def _files_of(adapter: Adapter, tokenizer: Path | None) -> list[Path]:
+    own = [adapter.folder / "adapter_config.json", adapter.file.path]
+    return own + (tokenizer_files(adapter.folder) if adapter.folder == tokenizer else [])
 
 
 def _source(

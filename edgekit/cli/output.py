@@ -81,6 +81,9 @@ class Bars(Listener):
         assert self._task is not None
         self._progress.update(self._task, advance=amount * self._scale, what=what)
 
+    def note(self, text: str) -> None:
+        self._progress.console.print(f"note: {text}", markup=False)
+
 
 @contextmanager
 def bars() -> Iterator[Listener]:
@@ -116,6 +119,9 @@ class Lines(Listener):
 
     def __init__(self) -> None:
         self._name, self._total, self._done, self._said = "", 1, 0, 0.0
+
+    def note(self, text: str) -> None:
+        click.echo(f"note: {text}", err=True)
 
     def stage(self, name: str, total: int) -> None:
         self._name, self._total, self._done, self._said = name, max(1, total), 0, time.monotonic()
