@@ -200,19 +200,22 @@ class Parts:
         if parameters := parameters_of(config, module):
             module, parameter = parameters
         key = f"{module}.{parameter}" if parameters else module
-        rank = int(pattern_value(config.get("rank_pattern"), key, config["r"]))
+        asked = pattern_value(config.get("rank_pattern"), key, config["r"])
+        rank = int(asked)
         alpha = pattern_value(config.get("alpha_pattern"), key, config["lora_alpha"])
         shape_a, shape_b = self._factor_shape(pair.a), self._factor_shape(pair.b)
-        sound = len(shape_a) == len(shape_b) == 2 and shape_a[0] == shape_b[1]
+        sound = len(shape_a) == len(shape_b) == 2 and shape_a[0] == shape_b[1] and rank == asked > 0
         if not sound or shape_a[0] != rank and not (parameter != "weight" and shape_a[0] % rank == 0):
             self.problems.append(
-                f"{module}: lora_A is {shape_a} and lora_B is {shape_b}, the configuration says rank {rank}"
+                f"{module}: lora_A is {shape_a} and lora_B is {shape_b}, the configuration says rank {asked}"
             )
         elif not parameters and not targets(config, module) and not self._follows(module):
             self.problems.append(f"{module}: has weights, but the configuration does not target it")
         else:
             scale = alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
             key = module if parameter == "weight" else f"{module}.{parameter}"
+            if key in self.pairs:
+                self.problems.append(f"{key}: two pairs of factors for one place")
             self.pairs[key] = replace(pair, module=module, rank=rank, scale=float(scale), parameter=parameter)
 
     def _follows(self, module: str) -> bool:

@@ -6,7 +6,7 @@ import numpy as np
 
 from edgekit.converters.adapter import Adapter, same_bytes
 from edgekit.converters.adapter_config import targets
-from edgekit.converters.adapter_parts import Pair, Saved
+from edgekit.converters.adapter_parts import HEADS, Pair, Saved
 from edgekit.converters.changes import BiasSum, ExpertProduct, Part, Product, TokenValues
 from edgekit.converters.places import (
     HEAD,
@@ -124,41 +124,43 @@ class Fit:
         if name is None:
             self.problems.append(f"{pair.module}: the base has no such module")
             return
-        if pair.embedding != (name == self._embedding):
-            self.problems.append(f"{pair.module}: its factors are not of the layer that the base has there")
-            return
-        if self._changed.setdefault(name, pair.module) != pair.module:
-            self.problems.append(f"{pair.module}: changes {name}, as {self._changed[name]} does")
-            return
-        if pair.embedding and pair.magnitude and self.adapter.mlx:
-            self.problems.append(f"{pair.module}: DoRA on an MLX embedding is not supported")
-            return
         transposed = pair.embedding or is_transposed(self.base, name)
-        change, shape = self.adapter.shape(pair), self._shape(name)
-        if shape != (change[::-1] if transposed else change):
-            self.problems.append(
-                f"{pair.module}: the adapter changes a {change} weight, the base has {shape}"
-            )
-            return
-        if pair.magnitude and self.adapter.info(pair.magnitude).shape != change[:1]:
-            found = self.adapter.info(pair.magnitude).shape
-            self.problems.append(f"{pair.module}: the magnitude is {found}, expected {change[:1]}")
+        if problem := self._pair_problem(pair, name, transposed):
+            self.problems.append(f"{pair.module}: {problem}")
             return
         part = Product(self.adapter, pair, self.weight, transposed)
         self.parts.setdefault(name, []).append(part)
         if self.adapter.mlx and name == self._embedding and self._tied:  # MLX's as_linear uses both factors
             self.parts.setdefault(HEAD, []).append(part)
         if pair.bias:
-            self._place_bias(pair, pair.bias, change[0])
+            self._place_bias(pair, pair.bias)
 
-    def _place_bias(self, pair: Pair, own: str, size: int) -> None:
-        name = tensor_of(self.base, pair.module, "bias")
+    def _pair_problem(self, pair: Pair, name: str, transposed: bool) -> str | None:
+        """Why factors can't change the tensor that their module names, if they can't."""
+        config, change, shape = self.adapter.config, self.adapter.shape(pair), self._shape(name)
+        if pair.embedding != (name == self._embedding):
+            return "its factors are not of the layer that the base has there"
+        if self._changed.setdefault(name, pair.module) != pair.module:
+            return f"changes {name}, as {self._changed[name]} does"
+        follows = config.get("ensure_weight_tying") and pair.module in HEADS
+        if follows and not self._tied and not targets(config, pair.module):
+            return "its factors were tied to the embedding's, but the base's head has weights of its own"
+        if pair.embedding and pair.magnitude and self.adapter.mlx:
+            return "DoRA on an MLX embedding is not supported"
+        if shape != (change[::-1] if transposed else change):
+            return f"the adapter changes a {change} weight, the base has {shape}"
+        if pair.magnitude and self.adapter.info(pair.magnitude).shape != change[:1]:
+            return f"the magnitude is {self.adapter.info(pair.magnitude).shape}, expected {change[:1]}"
+        return None
+
+    def _place_bias(self, pair: Pair, own: str) -> None:
+        name, shape = tensor_of(self.base, pair.module, "bias"), self.adapter.info(own).shape
         if name is None:
+            self.problems.append(f"{pair.module}: lora_bias trained a bias, the base has none to add it to")
+        elif shape != self._shape(name):
             self.problems.append(
-                f"{pair.module}: a bias was trained (lora_bias), the base has none to add it to"
+                f"{pair.module}: the trained bias is {shape}, the base has {self._shape(name)}"
             )
-        elif self.adapter.info(own).shape != (size,) or self._shape(name) != (size,):
-            self.problems.append(f"{pair.module}: the trained bias is {self.adapter.info(own).shape}")
         else:
             part = BiasSum(self.adapter, own, pair.scale * self.weight)
             self.parts.setdefault(name, []).append(part)
@@ -245,8 +247,8 @@ class Fit:
         for name, part in found.items():
             if self.weight != 1.0:
                 self.problems.append(f"{name}: its tokens were trained whole: no weight but 1 can merge them")
-            if self.parts.get(name):
-                self.problems.append(f"{name}: has single trained tokens and factors at once")
+            if self.parts.get(name) or name in self.starts and self.starts[name].asked:
+                self.problems.append(f"{name}: single tokens of it were trained and more of it too")
             self.parts.setdefault(name, []).append(part)
 
     def _tie_tokens(self, found: dict[str, TokenValues], unnamed: dict[str, str]) -> None:

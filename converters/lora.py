@@ -126,7 +126,8 @@ class Merged:
                 self._starts[name] = (adapter, saved)
                 continue
             other, its = self._starts[name]
-            if not (saved.frozen and its.frozen and same_bytes(adapter, saved.name, other, its.name)):
+            trained = saved.asked or its.asked
+            if trained or not same_bytes(adapter, saved.name, other, its.name):
                 raise _refusal(adapter, [f"{name} is replaced by {other.folder} too"])
         for name, parts in fit.parts.items():
             self._parts.setdefault(name, []).extend(parts)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from edgekit.converters.safetensors import TENSOR_LIMIT
 from edgekit.errors import AdapterError
 
 WEIGHTS = "adapters.safetensors"
@@ -96,19 +97,19 @@ def _strength(config: Mapping[str, Any], path: Path) -> tuple[int, float]:
 
 def _targets(config: Mapping[str, Any], modules: set[str], path: Path) -> list[str]:
     """Every module that must be there: each kind that one of the adapted layers has, in all of them."""
-    number = config.get("num_layers", config.get("lora_layers", -1))
-    if type(number) is not int:
+    number = config.get("num_layers", config.get("lora_layers"))
+    found = [match for match in map(_LAYER.fullmatch, modules) if match]
+    numbers = [int(match["number"]) for match in found if len(match["number"]) < 6]
+    kinds = {(match["layers"], match["kind"]) for match in found}
+    if type(number) not in (int, type(None)) or len(numbers) < len(found):
         raise AdapterError(
             "num_layers is unsound", path=path, found=str(number)[:80], expected="a whole number"
         )
-    found = [match for match in map(_LAYER.fullmatch, modules) if match]
     if not found:
         return sorted(modules)
-    last = max(int(match["number"]) for match in found)
-    first = max(0, last + 1 - number) if number > 0 else min(int(match["number"]) for match in found)
-    kinds = {(match["layers"], match["kind"]) for match in found}
-    if last - first > 4096:
-        raise AdapterError("num_layers is unsound", path=path, found=f"layers up to {last}")
-    return sorted(
-        modules | {f"{layers}.{n}.{kind}" for layers, kind in kinds for n in range(first, last + 1)}
-    )
+    last = max(numbers)
+    first = min(numbers) if number is None else max(0, last + 1 - number) if number > 0 else 0
+    if (last + 1 - first) * len(kinds) > TENSOR_LIMIT:
+        raise AdapterError("more modules than an adapter can have", path=path, found=f"layers up to {last}")
+    every = {f"{layers}.{n}.{kind}" for layers, kind in kinds for n in range(first, last + 1)}
+    return sorted(modules | every)

@@ -132,6 +132,13 @@ def test_adapters_of_different_vocabularies_are_refused(untied: Path, tmp_path: 
             merged(untied, *((folder, 1.0) for folder in pair))
 
 
+def test_adapters_of_one_resized_vocabulary(untied: Path, tmp_path: Path) -> None:
+    one = train(untied, tmp_path / "one", rows=70, target_modules=["q_proj"])
+    two = train(untied, tmp_path / "two", rows=70, target_modules=["v_proj", *BOTH], seed=2)
+    pair = ((one, 1.0), (two, 1.0))
+    assert_same(merged(untied, *pair), peft_merge(tmp_path, untied, *pair, rows=70), changed=6)
+
+
 def test_tokens_that_do_not_fit_are_refused(untied: Path, tied: Path, tmp_path: Path) -> None:
     place = "base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta"
     lora = train(untied, tmp_path / "lora", target_modules=["q_proj"], trainable_token_indices=[1, 5])
@@ -159,6 +166,15 @@ def test_tokens_that_do_not_fit_are_refused(untied: Path, tied: Path, tmp_path: 
     reconfigure(lora, trainable_token_indices=[1, 5])
     with pytest.raises(AdapterError, match="has no weights for them"):
         merged(untied, (lora, 1.0))
+    whole = train(
+        tied,
+        tmp_path / "whole",
+        target_modules=["q_proj"],
+        trainable_token_indices=[3],
+        modules_to_save=["lm_head"],
+    )
+    with pytest.raises(AdapterError, match="single tokens of it were trained and more"):
+        merged(tied, (whole, 1.0))
     apart = train(tied, tmp_path / "apart", target_modules=["q_proj"], trainable_token_indices=both)
     reconfigure(apart, ensure_weight_tying=True)
     with pytest.raises(AdapterError, match="trained on different tokens"):
@@ -192,6 +208,13 @@ def test_tying_that_the_file_contradicts_is_refused(tied: Path, tmp_path: Path) 
     rewrite(whole, {f"{prefix}.weight": None})
     with pytest.raises(AdapterError, match="only one of the tied two was saved"):
         merged(tied, (whole, 1.0))
+
+
+def test_tied_factors_on_an_untied_base_are_refused(tied: Path, untied: Path, tmp_path: Path) -> None:
+    """PEFT would leave the head's out, with a warning."""
+    lora = train(tied, tmp_path / "lora", target_modules=["lm_head"], ensure_weight_tying=True)
+    with pytest.raises(AdapterError, match="the base's head has weights of its own"):
+        merged(untied, (lora, 1.0))
 
 
 def test_factors_of_another_kind_of_layer_are_refused(untied: Path, tmp_path: Path) -> None:

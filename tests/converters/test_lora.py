@@ -259,6 +259,17 @@ def test_rank_that_the_configuration_contradicts_is_refused(tmp_path: Path) -> N
     adapter = write_adapter(tmp_path / "lora", lora_arrays(llama_config(), attention_modules(2)), r=8)
     with pytest.raises(AdapterError, match="the configuration says rank 8"):
         merged(base, (adapter, 1.0))
+    for rank in (4.5, 0.5):
+        arrays = lora_arrays(llama_config(), attention_modules(2))
+        adapter = write_adapter(tmp_path / f"{rank}", arrays, rank_pattern={"q_proj": rank})
+        with pytest.raises(AdapterError, match=f"the configuration says rank {rank}"):
+            merged(base, (adapter, 1.0))
+
+
+def test_a_real_adapter_for_gpt2_opens(data: Path) -> None:
+    adapter = Adapter(data / "adapters" / "gpt2-tigrinya-lora")
+    assert adapter.problems == [] and len(adapter.pairs) == 36
+    assert {pair.scale for pair in adapter.pairs.values()} == {4.0}
 
 
 def test_tensors_that_would_hide_each_other_are_refused(tmp_path: Path) -> None:

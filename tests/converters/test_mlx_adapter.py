@@ -140,8 +140,13 @@ def test_a_layer_that_is_missing_and_parts_that_do_not_fit_are_refused(llama: Pa
     arrays = as_mlx(train(llama, tmp_path / "peft", target_modules=["q_proj", "v_proj"]))
     top = {name: array for name, array in arrays.items() if "layers.1." in name}
     merged(llama, (write_mlx(tmp_path / "top", top, num_layers=1), 1.0))
-    with pytest.raises(AdapterError, match=r"layers.0.self_attn.q_proj: is targeted, but"):
-        merged(llama, (write_mlx(tmp_path / "half", top, num_layers=2), 1.0))
+    for number in (2, 16, -1):
+        with pytest.raises(AdapterError, match=r"layers.0.self_attn.q_proj: is targeted, but"):
+            merged(llama, (write_mlx(tmp_path / f"half{number}", top, num_layers=number), 1.0))
+    for layer, reason in (("70000", "more modules than"), ("9" * 5000, "num_layers is unsound")):
+        far = top | {f"model.layers.{layer}.q.lora_a": np.ones((32, 4), np.float32)}
+        with pytest.raises(AdapterError, match=reason):
+            Adapter(write_mlx(tmp_path / f"far{len(layer)}", far))
     without = {name: array for name, array in arrays.items() if "0.self_attn.v_proj" not in name}
     with pytest.raises(AdapterError, match=r"layers.0.self_attn.v_proj: is targeted, but"):
         merged(llama, (write_mlx(tmp_path / "without", without), 1.0))
