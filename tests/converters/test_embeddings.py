@@ -44,7 +44,7 @@ LORA_ON_EMBEDDINGS: list[dict[str, Any]] = [
     {"target_modules": ["embed_tokens"]},
     {"target_modules": ["q_proj", "embed_tokens", "lm_head"]},
     {"target_modules": ["q_proj", "lm_head"], "ensure_weight_tying": True},
-    {"target_modules": ["q_proj"], "trainable_token_indices": [63, 5]},
+    {"target_modules": ["q_proj"], "trainable_token_indices": [63, 21, 0, 5]},
     {"target_modules": ["q_proj"], "trainable_token_indices": {"embed_tokens": [1, 5], "lm_head": [1, 5]}},
     {"target_modules": ["q_proj"], "trainable_token_indices": {"embed_tokens": [1, 5], "lm_head": [2]}},
     {"target_modules": ["q_proj"], "trainable_token_indices": {"lm_head": [2]}},
@@ -106,6 +106,13 @@ def test_resized_vocabulary(
     assert_same_logits(tmp_path, ours, peft_model(base, (lora, 1.0), rows=rows))
     if kind == "untied":
         assert_same(ours, peft_merge(tmp_path, base, (lora, 1.0), rows=rows))
+
+
+def test_a_resized_embedding_that_alone_was_saved_is_its_tied_heads_too(tied: Path, tmp_path: Path) -> None:
+    lora = train(tied, tmp_path / "lora", rows=70, target_modules=["q_proj", "embed_tokens"])
+    ours = merged(tied, (lora, 1.0))
+    assert ours.untied and ours.info(HEAD).rows == 70
+    assert_same_logits(tmp_path, ours, peft_model(tied, (lora, 1.0), rows=70))
 
 
 def test_a_vocabulary_resized_on_one_side_only_is_refused(untied: Path, tied: Path, tmp_path: Path) -> None:
