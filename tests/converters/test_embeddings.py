@@ -75,6 +75,41 @@ def test_tied(tied: Path, tmp_path: Path, settings: dict[str, Any], unties: bool
     assert_same_logits(tmp_path, ours, peft_model(tied, (lora, 1.0)))
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"target_modules": ["q_proj", "embed_tokens"], "use_dora": True},
+        {"target_modules": ["lm_head"], "use_dora": True, "ensure_weight_tying": True},
+        {"target_modules": ["lm_head"], "alpha_pattern": {"lm_head": 2}, "ensure_weight_tying": True},
+        {"target_modules": ".*(q_proj|lm_head)", "ensure_weight_tying": True},
+    ],
+    ids=str,
+)
+def test_tied_with_lengths_strengths_and_patterns(
+    tied: Path, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    lora = train(tied, tmp_path / "lora", **settings)
+    assert_same_logits(tmp_path, merged(tied, (lora, 1.0)), peft_model(tied, (lora, 1.0)))
+
+
+@pytest.mark.parametrize("rows", [None, 70])
+def test_embeddings_by_another_name(tmp_path: Path, rows: int | None) -> None:
+    sizes = {"n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 64, "tie_word_embeddings": True}
+    base = write_base(tmp_path / "base", "GPT2Config", **sizes)
+    tokens = None if rows else {"wte": [3, 4]}
+    lora = train(
+        base,
+        tmp_path / "lora",
+        rows=rows,
+        target_modules=["c_attn"],
+        fan_in_fan_out=True,
+        trainable_token_indices=tokens,
+    )
+    ours = merged(base, (lora, 1.0))
+    assert not ours.untied
+    assert_same_logits(tmp_path, ours, peft_model(base, (lora, 1.0), rows=rows))
+
+
 def test_weighted_lora_on_embeddings(untied: Path, tmp_path: Path) -> None:
     one = train(untied, tmp_path / "one", target_modules=["embed_tokens", "q_proj"])
     two = train(untied, tmp_path / "two", target_modules=["embed_tokens", "lm_head"], seed=3)
