@@ -9,7 +9,7 @@ INSTALL := $(PIP) install --quiet --constraint constraints.txt
 export CMAKE_ARGS ?= -DLLAVA_BUILD=OFF
 TEST_FLAGS ?=
 
-.PHONY: help demo test test-light soak check bench clean
+.PHONY: help demo test test-light soak check bench families clean
 help:
 	@echo "make demo        build the restaurant example and measure it"
 	@echo "make test        all tests, with torch, transformers and PEFT as oracles"
@@ -17,6 +17,7 @@ help:
 	@echo "make soak        long fuzz runs"
 	@echo "make check       ruff, ruff format, mypy --strict"
 	@echo "make bench       benchmarks against the peer path (about 20 minutes)"
+	@echo "make families    the table of families in the README, each cell from a run"
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "edgekit needs Python 3.11 or newer: make PYTHON=python3.12 …"; exit 1; }
@@ -57,6 +58,9 @@ check: $(VENV)/dev.stamp
 
 bench: $(VENV)/dev.stamp
 	$(BIN)/python -m tests.benchmarks.run
+
+families: $(VENV)/dev.stamp
+	$(BIN)/python -m tests.benchmarks.families
 
 clean:
 	rm -rf $(VENV) dist build *.egg-info .mypy_cache .pytest_cache .ruff_cache

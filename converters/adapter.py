@@ -57,7 +57,7 @@ class Adapter:
 
     def shape(self, pair: Pair) -> tuple[int, int]:
         """(out, in) of a pair's product."""
-        return self._factor_shape(pair.b)[0], self._factor_shape(pair.a)[1]
+        return self.factor_shape(pair.b)[0], self.factor_shape(pair.a)[1]
 
     def close(self) -> None:
         """Close the adapter's file."""
@@ -90,7 +90,8 @@ class Adapter:
         b = self.read(name)
         return np.ascontiguousarray(b.reshape(b.shape[0], -1, experts).transpose(2, 0, 1))
 
-    def _factor_shape(self, name: str) -> tuple[int, ...]:
+    def factor_shape(self, name: str) -> tuple[int, ...]:
+        """The shape that ``factor`` gives."""
         shape = self.info(name).shape
         return shape[::-1] if self.mlx else shape
 

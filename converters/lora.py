@@ -120,7 +120,7 @@ class Merged:
 
     def _add(self, adapter: Adapter, fit: Fit) -> None:
         if problems := [*adapter.problems, *fit.problems]:
-            raise _refusal(adapter, problems)
+            raise refusal(adapter, problems)
         for name, saved in fit.starts.items():
             if name not in self._starts:
                 self._starts[name] = (adapter, saved)
@@ -128,7 +128,7 @@ class Merged:
             other, its = self._starts[name]
             trained = saved.asked or its.asked
             if trained or not same_bytes(adapter, saved.name, other, its.name):
-                raise _refusal(adapter, [f"{name} is replaced by {other.folder} too"])
+                raise refusal(adapter, [f"{name} is replaced by {other.folder} too"])
         for name, parts in fit.parts.items():
             self._parts.setdefault(name, []).extend(parts)
 
@@ -137,18 +137,18 @@ class Merged:
         for name, parts in self._parts.items():
             last = parts[-1].adapter
             if len(parts) > 1 and any(isinstance(p, Product) and p.pair.magnitude for p in parts):
-                raise _refusal(
+                raise refusal(
                     last, [f"{name}: DoRA sets its rows' lengths, so no other adapter can be added to it"]
                 )
             tokens = [p for p in parts if isinstance(p, TokenValues)]
             if tokens and len(tokens) < len(parts):
-                raise _refusal(last, [f"{name}: one adapter replaces its rows and another adds to them"])
+                raise refusal(last, [f"{name}: one adapter replaces its rows and another adds to them"])
             if len({i for p in tokens for i in p.indices}) < sum(len(p.indices) for p in tokens):
-                raise _refusal(last, [f"{name}: two adapters trained the same tokens"])
+                raise refusal(last, [f"{name}: two adapters trained the same tokens"])
             rows = self.info(name).rows
             for part in parts:
                 if isinstance(part, Product) and rows != part.adapter.shape(part.pair)[part.transposed]:
-                    raise _refusal(part.adapter, [f"{name}: another adapter gives it {rows} rows"])
+                    raise refusal(part.adapter, [f"{name}: another adapter gives it {rows} rows"])
         heads = HEAD if self._tied or HEAD in self.base.names() else self._embedding
         if self._embedding and heads and self.info(heads).rows != self.info(self._embedding).rows:
             raise AdapterError("the adapters leave the embedding and the head with different vocabularies")
@@ -178,7 +178,8 @@ class Merged:
         return [joined(products), *others] if products else others
 
 
-def _refusal(adapter: Adapter, problems: Sequence[str]) -> AdapterError:
+def refusal(adapter: Adapter, problems: Sequence[str]) -> AdapterError:
+    """An adapter that can't be used with its base, and the first reasons why."""
     shown = [*problems[:5], *([f"and {len(problems) - 5} more"] if len(problems) > 5 else [])]
     return AdapterError(
         "the adapter can't be merged",

@@ -66,6 +66,28 @@ def atomic_folder(final: Path, *, force: bool = False) -> Iterator[Path]:
 
 
 @contextmanager
+def atomic_file(final: Path, *, force: bool = False) -> Iterator[Path]:
+    """The same for one file: a temporary sibling to write, which takes the name ``final`` when it is flushed."""
+    if not final.name:
+        raise InputError("not a name for a file", path=final)
+    temporary = final.with_name(f".{final.name}.{os.getpid()}.partial")
+    with _disk_errors(final.parent):
+        final.parent.mkdir(parents=True, exist_ok=True)
+        _recover(final)
+        if final.is_dir() or ((final.exists() or final.is_symlink()) and not force):
+            next_step = "choose another name" if final.is_dir() else "pass --force to replace it"
+            raise InputError("exists already", path=final, expected="a new name", next_step=next_step)
+    try:
+        yield temporary
+        with _disk_errors(final):
+            sync_file(temporary)
+            temporary.replace(final)
+            sync_folder(final.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
 def _disk_errors(path: Path) -> Iterator[None]:
     try:
         yield

@@ -19,7 +19,7 @@ from edgekit import __version__, bundle, golden, worker
 from edgekit.atomic import atomic_folder
 from edgekit.errors import EdgekitError, InputError
 from edgekit.files import real, sha256
-from edgekit.overlay import overlay, tokenizer_files
+from edgekit.overlay import files_read, overlay
 from edgekit.project import BuildSpec
 from edgekit.requirements import memory_by_context
 
@@ -65,7 +65,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Opened:
-    """A build's inputs, all of them checked, and a plan per quantization."""
+    """A build's inputs, all of them checked, a plan per quantization, and where the tokenizer's files are."""
 
     spec: BuildSpec
     base: Checkpoint
@@ -74,7 +74,6 @@ class Opened:
     layout: Layout
     plans: Sequence[Plan]
     words: Path
-    """Where the tokenizer's files are: the base's, or those of an adapter that changed the vocabulary."""
 
     def folder(self, plan: Plan) -> Path:
         """Where a plan's bundle goes: NAME-quant."""
@@ -153,16 +152,22 @@ def _threads(spec: BuildSpec) -> int:
 
 
 def _prove(inputs: Opened, artifact: Path) -> None:
-    """The converted vocabulary must give the same ids as tokenizer.json, and end answers where the model does."""
-    from gguf import TokenType
-
+    """The converted vocabulary must give the same ids as the tokenizer, and end answers where the model does."""
     from edgekit.converters.gguf import probes
 
     vocabulary = inputs.layout.vocabulary
-    kinds = zip(vocabulary.tokens, vocabulary.types, strict=True)
-    added = [token for token, kind in kinds if kind in {TokenType.CONTROL, TokenType.USER_DEFINED}]
     tokenizer = inputs.words / vocabulary.file
-    proved = worker.run(worker.Prove(str(artifact), str(tokenizer), probes.texts(added)))
+    parts = vocabulary.name_parts
+    if parts and not any(part in inputs.layout.name.lower() for part in parts):
+        raise InputError(
+            "llama.cpp runs this tokenizer right only in a model of its own name",
+            path=tokenizer,
+            found=inputs.layout.name,
+            expected=f"a name with {' or '.join(parts)}",
+            next_step=f"name the build {parts[0]}-{inputs.layout.name}",
+        )
+    definition = vocabulary.reference() if vocabulary.reference else ""
+    proved = worker.run(worker.Prove(str(artifact), str(tokenizer), probes.of(vocabulary), definition))
     assert isinstance(proved, worker.Proved)
     if proved.mismatch:
         text, expected, found = proved.mismatch
@@ -223,26 +228,24 @@ def _manifest(inputs: Opened, plan: Plan, folder: Path, provenance: bundle.Prove
 def _provenance(inputs: Opened, stop: threading.Event) -> bundle.Provenance:
     """Digests of everything that was read, and the tools' versions; given up when ``stop`` is set."""
     beside = (
-        "model.safetensors.index.json",
-        "config.json",
-        "generation_config.json",
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "chat_template.jinja",
-    )
-    base_files = [inputs.base.folder / name for name in beside] + [file.path for file in inputs.base.files]
+        "model.safetensors.index.json", "config.json", "generation_config.json", "tokenizer.json", "tokenizer.model",
+        "tekken.json", "added_tokens.json", "tokenizer_config.json", "chat_template.jinja",
+        inputs.layout.vocabulary.file,
+    )  # fmt: skip
+    base_files = [inputs.base.folder / name for name in dict.fromkeys(beside)]
+    base_files += [file.path for file in inputs.base.files]
     adapters = [
-        _source(adapter.folder, _files_of(adapter, inputs.merged.tokenizer), weight, stop)
+        _source(
+            adapter.folder,
+            files_read(adapter.folder, adapter.file.path, inputs.merged.tokenizer),
+            weight,
+            stop,
+        )
         for adapter, weight in inputs.adapters
     ]
     tools = {"edgekit": __version__} | {name: found for name in TOOLS if (found := _version(name))}
     base = _source(inputs.base.folder, [path for path in base_files if path.exists()], None, stop)
     return bundle.Provenance(base, adapters, None, tools, inputs.spec.licence)
-
-
-def _files_of(adapter: Adapter, tokenizer: Path | None) -> list[Path]:
-    own = [adapter.folder / "adapter_config.json", adapter.file.path]
-    return own + (tokenizer_files(adapter.folder) if adapter.folder == tokenizer else [])
 
 
 def _source(

@@ -25,6 +25,8 @@ class Prove(msgspec.Struct, tag=True):
     artifact: str
     tokenizer: str
     texts: list[str]
+    definition: str = ""
+    """A tokenizer.json made from ``tokenizer``, where that is another kind of file."""
 
 
 class Record(msgspec.Struct, tag=True):
@@ -90,23 +92,13 @@ def _step(request: Prove | Record) -> subprocess.CompletedProcess[bytes]:
 
 
 def _prove(request: Prove) -> Proved:
-    import tokenizers  # the package, not our room's module
-
     from edgekit.runtimes.llamacpp import LlamaCppEngine
 
-    try:
-        ours = tokenizers.Tokenizer.from_file(request.tokenizer)
-    except BaseException as error:  # noqa: B036 - tokenizers raises bare Exception, or a panic that isn't even one
-        if isinstance(error, KeyboardInterrupt | SystemExit):
-            raise
-        raise InputError("tokenizers can't read it", path=request.tokenizer, found=str(error)) from error
-    ours.no_padding()
-    ours.no_truncation()
     first, count = None, 0
+    expectations = _expected(request)
     engine = LlamaCppEngine(Path(request.artifact), vocab_only=True)
     try:
-        for text in request.texts:
-            expected = ours.encode(text, add_special_tokens=False).ids
+        for text, expected in zip(request.texts, expectations, strict=True):
             found = engine.tokenize(text, special=True)
             if found != expected:
                 count += 1
@@ -114,6 +106,26 @@ def _prove(request: Prove) -> Proved:
         return Proved(first, count, sorted(engine.eos_ids))
     finally:
         engine.close()
+
+
+def _expected(request: Prove) -> list[list[int]]:
+    """The ids of every text by ``tokenizers``."""
+    import tokenizers  # the package, not our room's module
+
+    doing = "read it"
+    try:
+        if request.definition:
+            ours = tokenizers.Tokenizer.from_str(request.definition)
+        else:
+            ours = tokenizers.Tokenizer.from_file(request.tokenizer)
+        ours.no_padding()
+        ours.no_truncation()
+        doing = "run it"
+        return [ours.encode(text, add_special_tokens=False).ids for text in request.texts]
+    except BaseException as error:  # noqa: B036 - tokenizers raises bare Exception, or a panic that isn't even one
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
+        raise InputError(f"tokenizers can't {doing}", path=request.tokenizer, found=str(error)) from error
 
 
 def _record(request: Record) -> Recorded:

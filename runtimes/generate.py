@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Final, Literal
 
-from edgekit.errors import InputError
+from edgekit.errors import InputError, UnsupportedModelError
 from edgekit.runtimes.constraint import Grammar, Matcher, Vocabulary
 from edgekit.runtimes.engine import Engine, Logits, Run
 from edgekit.runtimes.sampling import GREEDY, Sampler, Sampling
@@ -137,7 +137,8 @@ class Session:
             common += 1
         last = STEP * max(0, (len(prompt) - TAIL) // STEP) if exact else common
         keep = min(common, self._exact, last) // STEP * STEP if exact else common
-        self._forget(keep)
+        keep = self._forget(keep)
+        last = last if exact else keep
         for start in range(keep, last, STEP):
             chunk = prompt[start : start + STEP]
             self.engine.decode([Run(0, chunk)])
@@ -150,12 +151,18 @@ class Session:
         self._cached += prompt[last:] + forced
         return logits
 
-    def _forget(self, keep: int) -> None:
+    def _forget(self, keep: int) -> int:
         """Drop the cache from ``keep`` on; done even where nothing is left to drop, which repairs the engine
-        after an interrupt between its decode and our note of it."""
+        after an interrupt between its decode and our note of it. Returns how much was kept: nothing where the
+        cache is a state that can't go back."""
+        try:
+            self.engine.drop(0, keep)
+        except UnsupportedModelError:
+            keep = 0
+            self.engine.drop(0)
         del self._cached[keep:]
         self._exact = min(self._exact, keep // STEP * STEP)
-        self.engine.drop(0, keep)
+        return keep
 
 
 class _Answer:

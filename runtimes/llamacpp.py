@@ -251,10 +251,19 @@ class LlamaCppEngine:
         if src == dst:
             self.drop(dst, length)
             return
+        if 0 < length < self._lengths[src] and self._keeps_a_state():
+            raise UnsupportedModelError(
+                "this model's cache can't share a part of a sequence", path=self._path
+            )
         self.drop(dst)
         if length:
             self._lib.llama_memory_seq_cp(self._memory, src, dst, 0, length)
         self._lengths[dst] = length
+
+    def _keeps_a_state(self) -> bool:
+        """Whether some of the model's layers remember one state of a sequence, not every token."""
+        lib = self._lib
+        return bool(lib.llama_model_is_hybrid(self._model) or lib.llama_model_is_recurrent(self._model))
 
     def drop(self, seq: int, start: int = 0) -> None:
         """Forget a sequence from position ``start`` on; this also repairs it after an interrupted call."""

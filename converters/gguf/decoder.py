@@ -28,8 +28,12 @@ ROPE_NEEDS = {
     "default": (),
     "linear": ("factor",),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+    "yarn": ("factor", "original_max_position_embeddings"),
 }
-"""Rope scalings that any family may have, and the numbers they can't do without."""
+"""Rope scalings, and the numbers they can't do without."""
+
+ROPES = ("default", "linear", "llama3")
+"""Those that any family may have."""
 
 Transform = Callable[[Float32], Float32]
 
@@ -38,7 +42,7 @@ Transform = Callable[[Float32], Float32]
 class Line:
     """One module of a layer: the checkpoint's name, GGUF's, its weight's shape, and what happens to its rows.
 
-    A bias is taken along where the checkpoint has one.
+    A bias is taken along where the checkpoint has one, or as ``bias`` says.
     """
 
     module: str
@@ -46,6 +50,7 @@ class Line:
     shape: tuple[int, ...]
     unit: int = 1
     transform: Transform | None = None
+    bias: bool | None = None
 
 
 def heads(config: Mapping[str, Any]) -> tuple[int, int]:
@@ -64,9 +69,7 @@ def mixture(config: Mapping[str, Any]) -> Model:
     return Model(whole(config, "num_hidden_layers"), *heads(config))
 
 
-def check(
-    config: Mapping[str, Any], activation: str = "silu", ropes: Sequence[str] = tuple(ROPE_NEEDS)
-) -> None:
+def check(config: Mapping[str, Any], activation: str = "silu", ropes: Sequence[str] = ROPES) -> None:
     """Refuse what a decoder of this activation and these rope scalings would compute otherwise."""
     found = config.get("hidden_act", activation)
     if found != activation:
@@ -84,8 +87,13 @@ def check(
         raise unsupported("an odd head size can't be rotated", head_dim(config), "an even number")
 
 
-def metadata(arch: str, config: Mapping[str, Any], *, epsilon: str = "rms_norm_eps") -> list[Entry]:
-    """The keys of a decoder; ``epsilon`` is the config's name of the norms' epsilon (``layer_…`` for LayerNorm)."""
+def metadata(
+    arch: str, config: Mapping[str, Any], *, epsilon: str = "rms_norm_eps", llama: bool = True
+) -> list[Entry]:
+    """The keys of a decoder; ``epsilon`` is the config's name of the norms' epsilon (``layer_…`` for LayerNorm).
+
+    ``llama`` adds the two that llama.cpp's converter writes for Llama's kin only.
+    """
     count, shared = heads(config)
     kind = "rms_" if "rms" in epsilon else ""
     entries = [
@@ -97,29 +105,50 @@ def metadata(arch: str, config: Mapping[str, Any], *, epsilon: str = "rms_norm_e
         Entry(f"{arch}.attention.head_count_kv", shared, U32),
     ]
     scaling = rope(config)
-    if scaling.get("rope_type") == "linear":
-        entries.append(Entry(f"{arch}.rope.scaling.type", "linear", STRING))
-        entries.append(Entry(f"{arch}.rope.scaling.factor", number(scaling, "factor", 1.0), F32))
-    return [
-        *entries,
-        Entry(f"{arch}.rope.freq_base", number(scaling, "rope_theta", 10_000.0), F32),
-        Entry(f"{arch}.attention.layer_norm_{kind}epsilon", number(config, epsilon, 1e-6), F32),
-        Entry(f"{arch}.attention.key_length", head_dim(config), U32),
-        Entry(f"{arch}.attention.value_length", head_dim(config), U32),
-        Entry(f"{arch}.vocab_size", whole(config, "vocab_size"), U32),
-        Entry(f"{arch}.rope.dimension_count", head_dim(config), U32),
+    entries += _scaling(arch, scaling)
+    entries.append(Entry(f"{arch}.rope.freq_base", number(scaling, "rope_theta", 10_000.0), F32))
+    entries.append(Entry(f"{arch}.attention.layer_norm_{kind}epsilon", number(config, epsilon, 1e-6), F32))
+    # Without head_dim llama.cpp divides the hidden size by the heads too.
+    if config.get("head_dim") is not None:
+        entries.append(Entry(f"{arch}.attention.key_length", head_dim(config), U32))
+        entries.append(Entry(f"{arch}.attention.value_length", head_dim(config), U32))
+    if llama:
+        entries.append(Entry(f"{arch}.vocab_size", whole(config, "vocab_size"), U32))
+        entries.append(Entry(f"{arch}.rope.dimension_count", head_dim(config), U32))
+    return entries
+
+
+def _scaling(arch: str, scaling: Mapping[str, Any]) -> list[Entry]:
+    kind, key = scaling.get("rope_type"), f"{arch}.rope.scaling"
+    if kind not in {"linear", "yarn"}:
+        return []
+    entries = [
+        Entry(f"{key}.type", kind, STRING),
+        Entry(f"{key}.factor", number(scaling, "factor", 1.0), F32),
     ]
+    if kind == "yarn":
+        context = whole(scaling, "original_max_position_embeddings")
+        entries.append(Entry(f"{key}.original_context_length", context, U32))
+    return entries
 
 
-def decoder(source: TensorSource, lines: Sequence[Line], norm: Transform | None = None) -> list[Mapped]:
-    """Every tensor of a decoder whose layers are all alike; ``norm`` changes the last norm as ``lines`` do theirs."""
-    config = source.config
+def decoder(
+    source: TensorSource,
+    lines: Sequence[Line],
+    norm: Transform | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> list[Mapped]:
+    """Every tensor of a decoder whose layers are all alike; ``norm`` changes the last norm as ``lines`` do theirs.
+
+    ``config`` is the source's unless the family fills something in.
+    """
+    config = source.config if config is None else config
     hidden, vocab = whole(config, "hidden_size"), whole(config, "vocab_size")
     top = [
         Line("model.embed_tokens", "token_embd", (vocab, hidden)),
         Line("model.norm", "output_norm", (hidden,), transform=norm),
     ]
-    if config.get("tie_word_embeddings", False) is not True or has(source, "lm_head.weight"):
+    if config.get("tie_word_embeddings", False) is not True or "lm_head.weight" in source.names():
         top.append(Line("lm_head", "output", (vocab, hidden)))
     out = table(source, top, "", "")
     for layer in range(whole(config, "num_hidden_layers")):
@@ -134,7 +163,7 @@ def table(source: TensorSource, lines: Sequence[Line], prefix: str, gguf_prefix:
         for parameter in ("weight", "bias"):
             name, shape = f"{prefix}{line.module}.{parameter}", line.shape
             if parameter == "bias":
-                if not has(source, name):
+                if not (has(source, name) if line.bias is None else line.bias):
                     continue
                 shape = shape[:1]
             gguf_name = f"{gguf_prefix}{line.gguf}.{parameter}"
@@ -142,25 +171,31 @@ def table(source: TensorSource, lines: Sequence[Line], prefix: str, gguf_prefix:
     return out
 
 
-def attention(config: Mapping[str, Any], *, rotated: bool = False) -> list[Line]:
+def attention(
+    config: Mapping[str, Any],
+    *,
+    rotated: bool = False,
+    bias: bool | None = None,
+    output_bias: bool | None = None,
+) -> list[Line]:
     """q, k, v and o; ``rotated`` puts q and k in the order in which llama.cpp rotates pairs (its "norm" rope)."""
     hidden, size, (count, shared) = whole(config, "hidden_size"), head_dim(config), heads(config)
     unit, transform = (size, interleave(size)) if rotated else (1, None)
     return [
-        Line("self_attn.q_proj", "attn_q", (count * size, hidden), unit, transform),
-        Line("self_attn.k_proj", "attn_k", (shared * size, hidden), unit, transform),
-        Line("self_attn.v_proj", "attn_v", (shared * size, hidden)),
-        Line("self_attn.o_proj", "attn_output", (hidden, count * size)),
+        Line("self_attn.q_proj", "attn_q", (count * size, hidden), unit, transform, bias),
+        Line("self_attn.k_proj", "attn_k", (shared * size, hidden), unit, transform, bias),
+        Line("self_attn.v_proj", "attn_v", (shared * size, hidden), bias=bias),
+        Line("self_attn.o_proj", "attn_output", (hidden, count * size), bias=output_bias),
     ]
 
 
-def gated(config: Mapping[str, Any]) -> list[Line]:
+def gated(config: Mapping[str, Any], *, bias: bool | None = None) -> list[Line]:
     """gate, up and down of a gated feed-forward."""
     hidden, ffn = whole(config, "hidden_size"), whole(config, "intermediate_size")
     return [
-        Line("mlp.gate_proj", "ffn_gate", (ffn, hidden)),
-        Line("mlp.up_proj", "ffn_up", (ffn, hidden)),
-        Line("mlp.down_proj", "ffn_down", (hidden, ffn)),
+        Line("mlp.gate_proj", "ffn_gate", (ffn, hidden), bias=bias),
+        Line("mlp.up_proj", "ffn_up", (ffn, hidden), bias=bias),
+        Line("mlp.down_proj", "ffn_down", (hidden, ffn), bias=bias),
     ]
 
 
@@ -214,7 +249,7 @@ def rotation(config: Mapping[str, Any]) -> list[Mapped]:
 
 def llama3_factors(scaling: Mapping[str, Any], head_dim: int) -> Float32:
     """Llama 3.1's divisors of each rotation frequency (transformers' _compute_llama3_parameters)."""
-    base = np.float32(number(scaling, "rope_theta", 10_000.0))
+    base = number(scaling, "rope_theta", 10_000.0)
     low, high = number(scaling, "low_freq_factor", 1.0), number(scaling, "high_freq_factor", 4.0)
     factor, context = (
         number(scaling, "factor", 8.0),
@@ -222,9 +257,11 @@ def llama3_factors(scaling: Mapping[str, Any], head_dim: int) -> Float32:
     )
     if high <= low:
         raise unsupported("rope scaling with its bands swapped", f"{low} to {high}", "low below high")
-    frequencies = np.float32(1) / base ** (np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim))
-    wavelengths = np.float32(2 * math.pi) / frequencies
-    smooth = (np.float32(context) / wavelengths - np.float32(low)) / np.float32(high - low)
-    between = 1 / ((1 - smooth) / np.float32(factor) + smooth)
+    # As torch rounds: x / tensor is x * (1 / tensor).
+    one = np.float32(1)
+    frequencies = one / (base ** (np.arange(0, head_dim, 2) / head_dim)).astype(np.float32)
+    wavelengths = one / frequencies * np.float32(2 * math.pi)
+    smooth = (one / wavelengths * np.float32(context) - np.float32(low)) / np.float32(high - low)
+    between = one / ((one - smooth) / np.float32(factor) + smooth)
     factors = np.where(wavelengths < context / high, np.float32(1), between)
     return np.where(wavelengths > context / low, np.float32(factor), factors).astype(np.float32)

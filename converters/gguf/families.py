@@ -6,12 +6,50 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgekit.converters.gguf import llama
+from edgekit.converters.gguf import (
+    gemma,
+    gemma2,
+    gemma3,
+    gpt2,
+    granite,
+    lfm2,
+    llama,
+    mistral,
+    mixtral,
+    olmo2,
+    phi3,
+    qwen2,
+    qwen2_moe,
+    qwen3,
+    qwen3_5,
+    qwen3_moe,
+    smollm3,
+    stablelm,
+)
 from edgekit.converters.gguf.family import Family
 from edgekit.errors import UnsupportedModelError
 from edgekit.tensors import TensorSource
 
-FAMILIES: tuple[Family, ...] = (llama,)
+FAMILIES: tuple[Family, ...] = (
+    llama,
+    mistral,
+    qwen2,
+    qwen3,
+    granite,
+    olmo2,
+    smollm3,
+    gemma,
+    gemma2,
+    gemma3,
+    phi3,
+    stablelm,
+    gpt2,
+    mixtral,
+    qwen2_moe,
+    qwen3_moe,
+    lfm2,
+    qwen3_5,
+)
 
 
 def find(config: Mapping[str, Any], path: Path) -> Family:

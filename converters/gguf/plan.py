@@ -44,6 +44,14 @@ class Layout:
         """Number of weights, computed tensors left out."""
         return sum(int(np.prod(tensor.shape)) for tensor in self.tensors if tensor.sources)
 
+    @property
+    def size_label(self) -> str:
+        """Such as ``1.5B``; with experts ``8x7B``, where one expert of each stack counts."""
+        stacks = [tensor.shape for tensor in self.tensors if "_exps." in tensor.name]
+        one = sum(int(np.prod(shape[1:])) for shape in stacks)
+        shared = self.parameters - sum(int(np.prod(shape)) for shape in stacks)
+        return str(size_label(self.parameters, shared, one, stacks[0][0] if stacks else 0))
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -108,7 +116,7 @@ def _entries(layout: Layout, preset: presets.Preset) -> list[Entry]:
         Entry("general.architecture", layout.family.ARCH, STRING),
         Entry("general.type", "model", STRING),
         Entry("general.name", layout.name, STRING),
-        Entry("general.size_label", size_label(layout.parameters, 0, 0, 0), STRING),
+        Entry("general.size_label", layout.size_label, STRING),
         *layout.metadata,
         Entry("general.file_type", int(preset.file_type), U32),
         Entry("general.quantization_version", GGML_QUANT_VERSION, U32),

@@ -1,7 +1,7 @@
 """llama.cpp's quantization presets: which type each tensor gets.
 
 The mixture and its fall-backs are those of llama_model_quantize (llama.cpp, src/llama-quant.cpp) for models
-without experts and without an importance matrix; a test compares the bytes for every preset.
+without an importance matrix; a test compares the bytes for every preset.
 """
 
 from __future__ import annotations
@@ -64,6 +64,19 @@ FALLBACKS = {
 }
 """For rows that don't divide by the 256 of these types' blocks: a type with blocks of 32."""
 
+EIGHT_EXPERTS_Q5_K = {"Q2_K", "Q3_K_S", "Q3_K_M", "IQ4_NL", "IQ4_XS", "Q4_K_S", "Q4_K_M"}
+"""Presets that give attn_output more bits where there are eight experts."""
+
+KEPT = (
+    "_norm.weight",
+    "position_embd.weight",
+    "ffn_gate_inp.weight",
+    "ssm_conv1d",
+    "shortconv.conv.weight",
+    "per_layer_model_proj",
+)
+"""Parts of the names of matrices that are never quantized."""
+
 OVERRIDE_TYPES = {preset.default.name: preset.default for preset in PRESETS.values()}
 
 
@@ -112,11 +125,13 @@ class Model:
     layers: int
     heads: int
     kv_heads: int
+    """Of the first layer; 0 where that one has no attention."""
+    experts: int = 0
 
     @property
     def many_queries(self) -> bool:
         """Whether at least four query heads share a key-value head, so that attn_v is small."""
-        return self.heads // max(1, self.kv_heads) >= 4
+        return self.kv_heads > 0 and self.heads // self.kv_heads >= 4
 
     @property
     def is_70b(self) -> bool:
@@ -151,7 +166,7 @@ def assign(
                 expected="a regex that finds a GGUF tensor name, such as blk.0.ffn_down.weight",
             )
     tied = "output.weight" not in shapes
-    seen = {"attn_v": 0, "ffn_down": 0}
+    seen = {"attn_v": 0, "ffn_down": 0, "all attn_v": sum(_holds_values(name) for name in shapes)}
     kinds = {}
     for name in order(shapes):
         if not _is_quantized(name, shapes[name]):
@@ -165,8 +180,10 @@ def assign(
 
 
 def _is_quantized(name: str, shape: tuple[int, ...]) -> bool:
-    """Matrices are; norms and vectors (one row counts as one) stay in F32."""
-    return len(shape) >= 2 and prod(shape[:-1]) > 1 and name.endswith("weight") and "_norm.weight" not in name
+    """Matrices are; norms, vectors (one row counts as one) and small sensitive ones stay in F32."""
+    if len(shape) < 2 or prod(shape[:-1]) == 1 or not name.endswith("weight"):
+        return False
+    return not any(part in name for part in KEPT)
 
 
 def _fit(kind: Q, columns: int) -> Q:
@@ -184,15 +201,24 @@ def _mixture(name: str, columns: int, chosen: Preset, model: Model, tied: bool, 
         if columns % GGML_QUANT_SIZES[kind][0]:
             return Q.Q8_0
         return kind if kind is Q.Q8_0 else Q.Q6_K
-    if "attn_v.weight" in name or "attn_qkv.weight" in name:
+    if _holds_values(name):
         seen["attn_v"] += 1
-        return _attn_v(chosen, model, seen["attn_v"] - 1)
+        return _attn_v(chosen, model, seen["attn_v"] - 1, seen["all attn_v"])
     if "ffn_down" in name:
         seen["ffn_down"] += 1
-        return _ffn_down(chosen, seen["ffn_down"] - 1, model.layers)
+        layer = int(name.split(".")[1]) if model.experts > 1 else seen["ffn_down"] - 1
+        return _ffn_down(chosen, layer, model.layers)
+    if "attn_k.weight" in name and model.experts == 8:
+        return Q.Q8_0
+    if "attn_output.weight" in name and model.experts == 8:
+        return Q.Q5_K if chosen.name in EIGHT_EXPERTS_Q5_K else kind
     if "attn_output.weight" in name:
         return {"Q2_K": Q.Q3_K, "Q3_K_M": Q.Q4_K, "Q3_K_L": Q.Q5_K}.get(chosen.name, kind)
     return kind
+
+
+def _holds_values(name: str) -> bool:
+    return "attn_v.weight" in name or "attn_qkv.weight" in name
 
 
 def _more_bits(i: int, n: int) -> bool:
@@ -200,8 +226,10 @@ def _more_bits(i: int, n: int) -> bool:
     return i < n // 8 or i >= 7 * n // 8 or (i - n // 8) % 3 == 2
 
 
-def _attn_v(chosen: Preset, model: Model, i: int) -> Q:
+def _attn_v(chosen: Preset, model: Model, i: int, n: int) -> Q:
     kind = chosen.default
+    if model.experts == 8:
+        return Q.Q8_0
     match chosen.name:
         case "Q2_K":
             kind = Q.Q4_K if model.many_queries else Q.Q3_K
@@ -211,7 +239,7 @@ def _attn_v(chosen: Preset, model: Model, i: int) -> Q:
             kind = Q.Q5_K
         case "IQ4_NL" | "IQ4_XS" if model.many_queries:
             kind = Q.Q5_K
-        case "Q4_K_M" | "Q5_K_M" if _more_bits(i, model.layers):
+        case "Q4_K_M" | "Q5_K_M" if _more_bits(i, n):
             kind = Q.Q6_K
         case "Q4_K_S" if i < 4:
             kind = Q.Q5_K

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+from gguf import TokenType
+
+from edgekit.converters.gguf.vocabulary import Vocabulary
 
 SCRIPTS = (
     "The quick brown fox jumps over the lazy dog. It's I'll we'VE THEY'RE don't",
@@ -12,6 +16,7 @@ SCRIPTS = (
     "مرحبا بالعالم ١٢٣ שלום עולם हिन्दी में पाठ বাংলা লেখা தமிழ் உரை ภาษาไทย កាន់តែពិសេសអាច",
     "ქართული ენა Հայերեն ትግርኛ አማርኛ ᏣᎳᎩ བོད་སྐད་ မြန်မာ ລາວ",
     "🚀 (normal) 😶‍🌫️ (joined) ✅ 🦙🦙 👩‍👩‍👧‍👦 🇩🇪 1️⃣ ♥️ 𝔘𝔫𝔦𝔠𝔬𝔡𝔢 ﬁ ﬀ ½ ² Ⅷ ①",
+    "ΑΘΗΝΑ МОСКВА ÉCOLE München MÜNCHEN ПриветМир éAb ŁódźŻycie iPhone XMLHttpRequest Ǆ ǅelo",
     "e\u0301 o\u0308 n\u0303 a\u030a\u0301 zero\u200bwidth soft\u00adhyphen no\u00a0break \ufeffmark \u2028line",
 )
 NUMBERS = (
@@ -48,3 +53,22 @@ def texts(added: Sequence[str]) -> list[str]:
     for joint in JOINTS:
         probes.append(joint.join(added[:8]) + joint)
     return probes
+
+
+def of(vocabulary: Vocabulary) -> list[str]:
+    """The probes of one vocabulary, without what its limits name."""
+    kinds = zip(vocabulary.tokens, vocabulary.types, strict=True)
+    added = [token for token, kind in kinds if kind in {TokenType.CONTROL, TokenType.USER_DEFINED}]
+    return within(texts(added), [limit.touches for limit in vocabulary.limits], vocabulary.opening)
+
+
+def within(probes: Sequence[str], touches: Sequence[Callable[[str], bool]], opening: str = "") -> list[str]:
+    """The probes that a known difference doesn't touch: words that it does are taken out, each probe so opened."""
+    kept = []
+    for probe in probes:
+        if any(touched(probe) for touched in touches):
+            words = [word for word in probe.split(" ") if not any(touched(word) for touched in touches)]
+            probe = " ".join(words)
+        if not any(touched(probe) for touched in touches):
+            kept.append(opening + probe)
+    return kept

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,15 @@ KNOWN_ENDS = {
 
 
 @dataclass(frozen=True)
+class Limit:
+    """Something that the tokenizer does and llama.cpp doesn't: said to the builder, its texts left out of the proof."""
+
+    note: str
+    touches: Callable[[str], bool]
+    """Whether the difference can show in a text."""
+
+
+@dataclass(frozen=True)
 class Vocabulary:
     """Tokens by id with their types, merges by rank, and what surrounds them."""
 
@@ -55,6 +64,24 @@ class Vocabulary:
     """The file that it was read from and is proved against."""
     ends: frozenset[int] = field(default_factory=frozenset)
     """Every id that the model's configuration says ends an answer."""
+    scores: Sequence[float] = ()
+    """SentencePiece's priority of each token; empty for byte-level BPE."""
+    flags: Mapping[str, bool] = field(default_factory=dict)
+    """Further keys that are true or false, such as ``add_space_prefix``."""
+    charsmap: bytes = b""
+    """SentencePiece's compiled normalization."""
+    reference: Callable[[], str] | None = None
+    """Makes the tokenizer.json to prove against, where the checkpoint has none."""
+    limits: tuple[Limit, ...] = ()
+    opening: str = ""
+    """Put in front of every probe, where only texts that begin so are the same in llama.cpp."""
+    name_parts: tuple[str, ...] = ()
+    """What the model's name must hold, one of them: llama.cpp goes by it for one tokenizer."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What llama.cpp does differently, for the one who builds."""
+        return tuple(limit.note for limit in self.limits)
 
     def entries(self) -> list[Entry]:
         """The tokenizer.* keys, in the order of llama.cpp's converter."""
@@ -62,12 +89,17 @@ class Vocabulary:
             Entry("tokenizer.ggml.model", self.model, STRING),
             Entry("tokenizer.ggml.pre", self.pre, STRING),
             Entry("tokenizer.ggml.tokens", self.tokens, ARRAY),
-            Entry("tokenizer.ggml.token_type", [int(kind) for kind in self.types], ARRAY),
         ]
+        if self.scores:
+            entries.append(Entry("tokenizer.ggml.scores", [float(score) for score in self.scores], ARRAY))
+        entries.append(Entry("tokenizer.ggml.token_type", [int(kind) for kind in self.types], ARRAY))
         if self.merges:
             entries.append(Entry("tokenizer.ggml.merges", self.merges, ARRAY))
         entries += [Entry(f"tokenizer.ggml.{key}_token_id", value, U32) for key, value in self.ids.items()]
         entries += [Entry(f"tokenizer.ggml.add_{key}_token", value, BOOL) for key, value in self.add.items()]
+        entries += [Entry(f"tokenizer.ggml.{key}", value, BOOL) for key, value in self.flags.items()]
+        if self.charsmap:
+            entries.append(Entry("tokenizer.ggml.precompiled_charsmap", self.charsmap, ARRAY))
         if self.chat_template:
             entries.append(Entry("tokenizer.chat_template", self.chat_template, STRING))
         return entries
@@ -121,21 +153,20 @@ class Surroundings:
 
     def chat_template(self) -> str | None:
         """The template from chat_template.jinja, or from tokenizer_config.json (the one named default)."""
-        if (self.folder / "chat_template.jinja").exists():
-            return read_text(inside(self.folder, "chat_template.jinja"))
+        path = self.folder / "tokenizer_config.json"
         template = self.tokenizer_config.get("chat_template")
+        if (self.folder / "chat_template.jinja").exists():
+            path = inside(self.folder, "chat_template.jinja")
+            template = read_text(path)
         if isinstance(template, list):
             named = {str(t.get("name")): t.get("template") for t in template if isinstance(t, dict)}
             template = named.get("default") or next(iter(named.values()), None)
-        if isinstance(template, str) and len(template.encode("utf-8", "replace")) > TEMPLATE_LIMIT:
-            raise InputError(
-                "the chat template is too long", path=self.folder, expected=f"<= {TEMPLATE_LIMIT:,} bytes"
-            )
         if template is not None and not isinstance(template, str):
+            found = type(template).__name__
+            raise InputError("the chat template is not text", path=path, found=found)
+        if template and len(template.encode("utf-8", "replace")) > TEMPLATE_LIMIT:
             raise InputError(
-                "the chat template is not text",
-                path=self.folder / "tokenizer_config.json",
-                found=type(template).__name__,
+                "the chat template is too long", path=path, expected=f"<= {TEMPLATE_LIMIT:,} bytes"
             )
         return template
 

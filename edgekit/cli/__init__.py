@@ -20,6 +20,8 @@ COMMANDS = {
     "verify": "Check a bundle's files, and replay its golden probes.",
     "run": "Answer one prompt from a bundle, as text or as JSON under a schema.",
     "chat": "Talk with a bundle in the terminal.",
+    "convert-adapter": "Write an adapter as a GGUF file, unmerged, for runtimes that swap adapters.",
+    "models": "List the models that are converted, and how each was checked.",
     "demo": "Build the restaurant example and measure base against merged.",
 }
 
@@ -33,7 +35,7 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"edgekit.cli.{cmd_name}").command
+        command: click.Command = importlib.import_module(f"edgekit.cli.{cmd_name.replace('-', '_')}").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -152,3 +152,14 @@ def test_demo_measures_base_against_merged(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "restaurant-q4_k_m" / "manifest.json").exists()
     table = edgekit("demo", "--example", example)
     assert "field F1" in table and "First 5 of 6" in table and "merged Q8_0" in table
+
+
+def test_an_adapter_as_a_file_of_its_own(tiny: Path, tmp_path: Path) -> None:
+    out = tmp_path / "lora.gguf"
+    arguments = ["convert-adapter", tiny / "lora", "--base", tiny / "base", "-o", out]
+    written = json.loads(edgekit(*arguments, "--type", "f16", "--json"))
+    assert written == {
+        "file": str(out), "size": out.stat().st_size, "architecture": "llama", "alpha": 8.0, "tensors": 8
+    }  # fmt: skip
+    assert "exists already" in edgekit(*arguments, code=1)
+    assert "for llama bases" in edgekit(*arguments, "--force")

@@ -12,8 +12,9 @@ from gguf import TokenType
 
 from edgekit import worker
 from edgekit.converters.checkpoint import Checkpoint
-from edgekit.converters.gguf import bpe, plan, presets, pretokenizers, probes, stream
+from edgekit.converters.gguf import plan, presets, probes, stream, tokenizers
 from edgekit.errors import EdgekitError, InputError, UnsupportedModelError
+from tests import vocabularies
 from tests.benchmarks.make_model import SPECIALS, tokenizer
 from tests.models import llama_config, llama_weights, save, write_llama, write_sidecars
 
@@ -30,7 +31,7 @@ def changed(folder: Path, change: Change) -> Path:
 
 
 def read(folder: Path, size: int = 384) -> Any:
-    return bpe.read(folder, llama_config(), size)
+    return tokenizers.read(folder, llama_config(), size)
 
 
 def prove(folder: Path, texts: list[str]) -> worker.Proved:
@@ -40,67 +41,6 @@ def prove(folder: Path, texts: list[str]) -> worker.Proved:
     answer = worker.run(worker.Prove(str(artifact), str(folder / "tokenizer.json"), texts))
     assert isinstance(answer, worker.Proved)
     return answer
-
-
-STRUCTURES = {
-    names[ignores]: (structure, ignores)
-    for structure, names in pretokenizers._KNOWN.items()
-    for ignores in names
-}
-
-
-def trained(structure: tuple[Any, ...], ignore_merges: bool, texts: list[str]) -> dict[str, Any]:
-    """A tokenizer that tokenizers itself trained on the probes, with a given pre-tokenizer."""
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    steps: list[Any] = []
-    for kind, value in structure:
-        if kind == "Split":
-            steps.append(pre_tokenizers.Split(Regex(value), "isolated"))
-        elif kind == "Digits":
-            steps.append(pre_tokenizers.Digits(individual_digits=value))
-        else:
-            steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=value))
-    made = Tokenizer(models.BPE())
-    made.pre_tokenizer = pre_tokenizers.Sequence(steps)
-    made.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=900, special_tokens=SPECIALS, initial_alphabet=alphabet, show_progress=False
-    )
-    made.train_from_iterator(texts * 20, trainer)
-    made.add_tokens(["<tool>", "  wide", "Ünïcode"])
-    content: dict[str, Any] = json.loads(made.to_str())
-    content["model"]["ignore_merges"] = ignore_merges
-    return content
-
-
-ADDED = [*SPECIALS, "<tool>", "  wide", "Ünïcode"]
-
-
-def write_trained(folder: Path, name: str) -> dict[str, Any]:
-    """A checkpoint with a trained tokenizer; returns its config."""
-    content = trained(*STRUCTURES[name], probes.texts([]))
-    config = llama_config(vocab_size=len(content["model"]["vocab"]) + 3)
-    write_sidecars(folder, config)
-    (folder / "tokenizer.json").write_text(json.dumps(content))
-    save(folder / "model.safetensors", llama_weights(config))
-    return config
-
-
-@pytest.mark.parametrize("name", STRUCTURES)
-def test_each_known_pre_tokenizer_is_found_and_proved(tmp_path: Path, name: str) -> None:
-    config = write_trained(tmp_path, name)
-    assert bpe.read(tmp_path, config, config["vocab_size"]).pre == name
-    assert prove(tmp_path, probes.texts(ADDED)).mismatch is None
-
-
-def test_a_wrong_pre_tokenizer_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The proof must be able to fail: GPT-2's splitting where Llama 3's was trained."""
-    write_trained(tmp_path, "llama-bpe")
-    monkeypatch.setattr(pretokenizers, "find", lambda *_: "gpt-2")
-    proved = prove(tmp_path, probes.texts(ADDED))
-    assert proved.mismatch is not None and proved.mismatches > 1
 
 
 def test_real_llama_3_tokenizer_is_proved(tmp_path: Path, data: Path) -> None:
@@ -119,7 +59,7 @@ def test_real_llama_3_tokenizer_is_proved(tmp_path: Path, data: Path) -> None:
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(specials))
     save(tmp_path / "model.safetensors", llama_weights(config))
-    vocabulary = bpe.read(tmp_path, config, 128256)
+    vocabulary = tokenizers.read(tmp_path, config, 128256)
     assert vocabulary.pre == "llama-bpe" and vocabulary.ends == {128001, 128009}
     added = [t["content"] for t in content["added_tokens"]]
     inputs = (data / "tokenizers" / "vocab-gguf" / "ggml-vocab-llama-bpe.gguf.inp").read_text()
@@ -137,6 +77,7 @@ def test_added_tokens_types_and_padding(tmp_path: Path) -> None:
         plain = {"id": 379 - 3, "content": "plain", "special": False}
         content["added_tokens"].append(content["added_tokens"][0] | plain)
         del content["model"]["vocab"][next(t for t, i in content["model"]["vocab"].items() if i == 379 - 3)]
+        content["model"]["merges"] = content["model"]["merges"][:50]
 
     vocabulary = read(changed(tmp_path, change), size=400)
     assert vocabulary.types[379] == TokenType.CONTROL
@@ -187,19 +128,30 @@ def set_vocab(content: dict[str, Any], token: Any, index: Any) -> None:
     content["model"]["vocab"][token] = index
 
 
+def give_added(content: dict[str, Any], token: str, index: int) -> None:
+    content["added_tokens"].append({"id": index, "content": token})
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
         (lambda c: set_vocab(c, "beyond", 384), InputError, "doesn't match the model's vocabulary"),
         (lambda c: set_vocab(c, "minus", -1), InputError, "doesn't match the model's vocabulary"),
         (lambda c: set_vocab(c, "text", "1"), InputError, "doesn't match the model's vocabulary"),
-        (lambda c: set_vocab(c, "", 7), InputError, "is empty"),
-        (lambda c: c["added_tokens"].append({"id": 7, "content": "!"}), InputError, "same text"),
-        (lambda c: c["model"].update(type="Unigram"), UnsupportedModelError, "Unigram"),
-        (lambda c: c["model"].update(byte_fallback=True), UnsupportedModelError, "SentencePiece"),
+        (lambda c: set_vocab(c, "", 7), InputError, "same id"),
+        (lambda c: set_vocab(c, "", c["model"]["vocab"].pop("(")), InputError, "is empty"),
+        (lambda c: give_added(c, "!", c["model"]["vocab"].pop("(")), InputError, "same text"),
+        (lambda c: c["model"].update(type="WordPiece"), UnsupportedModelError, "of this kind"),
+        (lambda c: c["model"].update(type="Unigram"), InputError, "malformed"),
+        (
+            lambda c: c["model"]["merges"].append(["qq", "zz"]),
+            InputError,
+            "3 pieces of the merges are missing",
+        ),
+        (lambda c: c["model"]["merges"].append(["zz"]), InputError, "not a readable tokenizer.json"),
         (lambda c: c.update(normalizer={"type": "Lowercase"}), UnsupportedModelError, "normalizer"),
         (lambda c: c.update(pre_tokenizer={"type": "Whitespace"}), UnsupportedModelError, "pre-tokenizer"),
-        (lambda c: c.update(normalizer={"type": "NFC"}), UnsupportedModelError, "normalizer"),
+        (lambda c: c.update(normalizer={"type": "Sequence"}), InputError, "malformed"),
         (lambda c: c["pre_tokenizer"]["pretokenizers"][0].update(pattern="abc"), InputError, "malformed"),
         (lambda c: c["pre_tokenizer"].update(pretokenizers=5), InputError, "malformed"),
         (
@@ -209,6 +161,7 @@ def set_vocab(content: dict[str, Any], token: Any, index: Any) -> None:
         ),
         (lambda c: c.update(post_processor={"processors": [5]}), InputError, "malformed"),
         (lambda c: c.update(pre_tokenizer=None), UnsupportedModelError, "pre-tokenizer"),
+        (lambda c: c["added_tokens"][0].update(single_word=True), UnsupportedModelError, "inside words"),
         (lambda c: c.update(model=[]), InputError, "not a readable tokenizer.json"),
         (lambda c: c["model"].update(merges=[["a"]]), InputError, "not a readable tokenizer.json"),
     ],
@@ -237,3 +190,15 @@ def test_a_tokenizer_that_tokenizers_cannot_load_fails_in_its_own_process(tmp_pa
     (tmp_path / "broken.json").write_text(json.dumps(tokenizer(384) | {"model": {"type": "BPE"}}))
     with pytest.raises(InputError, match="tokenizers can't read it"):
         worker.run(worker.Prove(str(tmp_path / "v.gguf"), str(tmp_path / "broken.json"), ["a"]))
+
+
+def test_a_tokenizer_that_fails_on_a_text_is_named(tmp_path: Path) -> None:
+    folder = write_llama(tmp_path)
+    vocabularies.write(read(folder), tmp_path / "v.gguf")
+    broken = {"model": {"type": "Unigram", "vocab": [["a", -1.0]], "unk_id": None}}
+    request = worker.Prove(
+        str(tmp_path / "v.gguf"), str(folder / "tokenizer.json"), ["b"], json.dumps(broken)
+    )
+    with pytest.raises(InputError, match="tokenizers can't run it") as caught:
+        worker.run(request)
+    assert str(folder / "tokenizer.json") in str(caught.value)

@@ -120,7 +120,11 @@ def test_interleaving_by_units_is_interleaving_the_whole() -> None:
         ({"architectures": []}, UnsupportedModelError, "isn't converted"),
         ({"hidden_act": "gelu"}, UnsupportedModelError, "activation"),
         ({"rope_scaling": {"rope_type": "dynamic", "factor": 2}}, UnsupportedModelError, "rope scaling"),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 2}}, UnsupportedModelError, "rope scaling"),
+        (
+            {"rope_scaling": {"rope_type": "yarn", "factor": 2}},
+            InputError,
+            "original_max_position_embeddings",
+        ),
         ({"rope_scaling": "llama3"}, InputError, "rope_scaling is unsound"),
         ({"rope_scaling": {"rope_type": ["llama3"]}}, UnsupportedModelError, "rope scaling"),
         ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, InputError, "low_freq_factor is unsound"),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from edgekit import atomic
-from edgekit.atomic import atomic_folder
+from edgekit.atomic import atomic_file, atomic_folder
 from edgekit.errors import InputError
 
 
@@ -62,7 +62,7 @@ def test_force_replaces_a_folder_a_file_or_a_link(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from edgekit.atomic import atomic_folder
+from edgekit.atomic import atomic_file, atomic_folder
 with atomic_folder(Path(sys.argv[1]), force=True) as temporary:
     (temporary / "half").write_text("half")
     os.kill(os.getpid(), signal.SIGKILL)
@@ -94,7 +94,7 @@ def test_a_replace_that_was_killed_between_two_renames_is_undone(tmp_path: Path)
 WRITES = """
 import sys
 from pathlib import Path
-from edgekit.atomic import atomic_folder
+from edgekit.atomic import atomic_file, atomic_folder
 with atomic_folder(Path(sys.argv[1])) as temporary:
     (temporary / "x").write_text("other")
     print("ready", flush=True)
@@ -148,3 +148,19 @@ def test_a_place_that_can_not_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="can't write here"), atomic_folder(tmp_path / "file" / "bundle"):
         pass
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    final = tmp_path / "new" / "a.gguf"
+    with pytest.raises(KeyboardInterrupt), atomic_file(final) as temporary:
+        temporary.write_text("half")
+        raise KeyboardInterrupt
+    assert list(final.parent.iterdir()) == []
+    with atomic_file(final) as temporary:
+        temporary.write_text("whole")
+        assert not final.exists()
+    with pytest.raises(InputError, match="exists already"), atomic_file(final):
+        raise AssertionError("not reached")
+    with pytest.raises(InputError, match="exists already"), atomic_file(final.parent, force=True):
+        raise AssertionError("not reached")
+    assert [(path.name, path.read_text()) for path in final.parent.iterdir()] == [("a.gguf", "whole")]

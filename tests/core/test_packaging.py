@@ -14,7 +14,15 @@ import edgekit
 from tests.conftest import ROOT
 
 ROOMS = ("converters", "profiles", "runtimes")
-MAY_IMPORT_ROOMS = {"build.py", "model.py", "worker.py", "describe.py", "demo.py", "golden.py"}
+MAY_IMPORT_ROOMS = {
+    "build.py",
+    "model.py",
+    "worker.py",
+    "convert_adapter.py",
+    "describe.py",
+    "demo.py",
+    "golden.py",
+}
 """Core files, besides the command line, that join rooms: inside functions only."""
 HEAVY = (
     "torch",

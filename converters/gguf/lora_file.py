@@ -1,0 +1,138 @@
+"""An unmerged adapter as a GGUF file, for runtimes that swap adapters over one base (llama.cpp's --lora).
+
+llama.cpp adds ``alpha / rank · B·A``, with one alpha for the whole file: what rsLoRA or patterns scale otherwise is
+multiplied into B. Layout: convert_lora_to_gguf.py and src/llama-adapter.cpp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+from gguf import GGMLQuantizationType as Q
+from gguf import GGUFWriter
+
+from edgekit.converters.adapter import Adapter
+from edgekit.converters.adapter_parts import Pair
+from edgekit.converters.fit import misfits
+from edgekit.converters.gguf import families
+from edgekit.converters.gguf.family import Mapped, Part
+from edgekit.converters.lora import refusal
+from edgekit.converters.places import CONV1D, is_tied, tensor_of
+from edgekit.tensors import Float32, TensorSource
+
+STORED = {"F32": (Q.F32, np.float32), "F16": (Q.F16, np.float16), "BF16": (Q.BF16, ml_dtypes.bfloat16)}
+"""Types that the factors may be stored in."""
+
+
+@dataclass(frozen=True)
+class Factor:
+    """One tensor of the file: its name, shape, and how its values are had."""
+
+    name: str
+    shape: tuple[int, ...]
+    values: Callable[[], Float32]
+
+
+@dataclass(frozen=True)
+class AdapterFile:
+    """What is written: the architecture it belongs to, its alpha, and the factors."""
+
+    arch: str
+    alpha: float
+    factors: Sequence[Factor]
+
+    def write(self, path: Path, name: str, kind: str = "F32") -> None:
+        """Write the file with its factors in type ``kind``, one factor in memory at a time."""
+        stored, dtype = STORED[kind]
+        writer = GGUFWriter(path, self.arch)
+        writer.add_type("adapter")
+        writer.add_name(name)
+        writer.add_string("adapter.type", "lora")
+        writer.add_float32("adapter.lora.alpha", self.alpha)
+        for factor in self.factors:
+            nbytes = int(np.prod(factor.shape)) * np.dtype(dtype).itemsize
+            writer.add_tensor_info(factor.name, factor.shape, np.dtype(np.float32), nbytes, raw_dtype=stored)
+        try:
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.write_ti_data_to_file()
+            for factor in self.factors:
+                writer.write_tensor_data(np.ascontiguousarray(factor.values().astype(dtype).view(np.uint8)))
+        finally:
+            writer.close()
+
+
+def lay_out(adapter: Adapter, base: TensorSource, folder: Path) -> AdapterFile:
+    """Map an adapter through its base's family; ``AdapterError`` for what only a merge can do."""
+    if problems := [*adapter.problems, *misfits(adapter, base), *_unmergeable(adapter, base)]:
+        raise refusal(adapter, problems)
+    family = families.find(base.config, folder / "config.json")
+    by_tensor = {tensor_of(base, pair.module) or "": pair for pair in adapter.pairs.values()}
+    alpha = _alpha(adapter)
+    factors = [
+        factor
+        for mapped in family.tensors(base)
+        for factor in _factors(adapter, base, mapped, by_tensor, alpha)
+    ]
+    placed = {factor.name for factor in factors}
+    if len(placed) != len(factors) or len(placed) < 2 * len(by_tensor):
+        raise refusal(adapter, ["its modules don't map to GGUF tensors one by one: merge it instead"])
+    return AdapterFile(family.ARCH, alpha, factors)
+
+
+def _unmergeable(adapter: Adapter, base: TensorSource) -> list[str]:
+    problems = [f"{tensor} was trained whole: only a merge takes that along" for tensor in adapter.saved]
+    problems += [f"{module}: single tokens of it were trained; merge it instead" for module in adapter.tokens]
+    for pair in adapter.pairs.values():
+        name = tensor_of(base, pair.module)
+        if pair.magnitude or pair.bias or pair.embedding or pair.parameter != "weight":
+            problems.append(
+                f"{pair.module}: its change is more than a plain B·A of a matrix; merge it instead"
+            )
+            continue
+        if name is None or (is_tied(base) and name.endswith(("embed_tokens.weight", "wte.weight"))):
+            problems.append(f"{pair.module}: is tied to the embedding, which only a merge can change apart")
+        elif len(base.info(name).shape) != 2:
+            problems.append(f"{pair.module}: is no plain matrix; merge it instead")
+    return problems
+
+
+def _alpha(adapter: Adapter) -> float:
+    """The alpha that leaves most factors as they are: the one of the first pair."""
+    first = next(iter(adapter.pairs.values()))
+    return float(np.float32(first.scale * first.rank))
+
+
+def _factors(
+    adapter: Adapter, base: TensorSource, mapped: Mapped, pairs: Mapping[str, Pair], alpha: float
+) -> list[Factor]:
+    """The two factors of one GGUF tensor, or none if the adapter doesn't change it."""
+    parts = mapped.parts or tuple(Part(name, 0, base.info(name).rows) for name in mapped.sources)
+    changed = [part for part in parts if part.source in pairs]
+    if not changed:
+        return []
+    pair = pairs[changed[0].source]
+    if len(parts) > 1:
+        raise refusal(adapter, [f"{pair.module}: becomes part of {mapped.name}; merge it instead"])
+    part, transposed = parts[0], base.config.get("model_type") in CONV1D
+    shape_a, shape_b = adapter.factor_shape(pair.a), adapter.factor_shape(pair.b)
+    rows = shape_b[0] if transposed else part.stop - part.start
+
+    def right() -> Float32:
+        return adapter.factor(pair.a)
+
+    def left() -> Float32:
+        values = adapter.factor(pair.b)
+        if not transposed:  # what transposes a base weight would undo what LoRA stores the right way round
+            values = values[part.start : part.stop]
+            values = mapped.transform(values) if mapped.transform else values
+        return np.ascontiguousarray(values * np.float32(pair.scale * pair.rank / alpha))
+
+    return [
+        Factor(f"{mapped.name}.lora_a", shape_a, right),
+        Factor(f"{mapped.name}.lora_b", (rows, shape_b[1]), left),
+    ]

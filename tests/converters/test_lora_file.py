@@ -1,0 +1,123 @@
+"""llama.cpp's own application of an adapter file is the oracle: base + adapter gives the merged model's logits."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+
+from edgekit.convert_adapter import convert_adapter
+from edgekit.errors import AdapterError, InputError
+from edgekit.runtimes.engine import Run
+from edgekit.runtimes.llamacpp import LlamaCppEngine, LlamaCppOptions
+from edgekit.tensors import Float32
+from tests.converters.oracles import add_lora, make, to_gguf
+from tests.converters.test_families import CASES
+from tests.models import attention_modules, llama_config, lora_arrays, write_adapter, write_llama
+
+TOKENS = [7, 300, 12, 99, 256, 31, 8, 200, 150, 42]
+
+
+def logits(model: Path, adapter: Path | None = None) -> Float32:
+    """Logits of every position, with llama.cpp applying an adapter file where one is given."""
+    engine = LlamaCppEngine(model, LlamaCppOptions(n_ctx=64, kv_type="f32"))
+    lib = engine._lib
+    try:
+        if adapter:
+            loaded = lib.llama_adapter_lora_init(engine._model, str(adapter).encode())
+            assert loaded, "llama.cpp doesn't take the adapter"
+            array, scales = (lib.llama_adapter_lora_p_ctypes * 1)(loaded), (ctypes.c_float * 1)(1.0)
+            assert lib.llama_set_adapters_lora(engine._context, array, 1, scales) == 0
+        return np.stack([row.copy() for row in engine.decode([Run(0, TOKENS, tuple(range(len(TOKENS))))])])
+    finally:
+        engine.close()
+
+
+def assert_applied(folder: Path) -> None:
+    """base.gguf + adapter.gguf and the merged file of a folder with base/ and lora/ agree."""
+    convert_adapter(folder / "lora", folder / "base", folder / "lora.gguf")
+    base = to_gguf(folder / "base", folder / "base.gguf")
+    merged = logits(to_gguf(folder / "base", folder / "merged.gguf", adapter=folder / "lora"))
+    assert np.abs(logits(base, folder / "lora.gguf") - merged).max() <= 1e-3
+    assert np.abs(logits(base) - merged).max() > 0.05
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")  # PEFT's
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.lora])
+def test_llama_cpp_applies_it_as_the_merge_does(name: str, tmp_path: Path) -> None:
+    add_lora(CASES[name], make(CASES[name], tmp_path / "base"), tmp_path / "lora")
+    assert_applied(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"use_rslora": True},
+        {"rank_pattern": {"v_proj": 2}, "alpha_pattern": {"0.self_attn.q_proj": 3}},
+        {"lora_alpha": 4, "use_rslora": True, "alpha_pattern": {"q_proj": 16}},
+    ],
+)
+def test_scales_of_every_kind(tmp_path: Path, config: dict[str, Any]) -> None:
+    write_llama(tmp_path / "base")
+    modules = attention_modules(2)
+    arrays = lora_arrays(llama_config(), [m for m in modules if "q_proj" in m])
+    arrays |= lora_arrays(
+        llama_config(), [m for m in modules if "v_proj" in m], 2 if "rank_pattern" in config else 4
+    )
+    write_adapter(tmp_path / "lora", {name: 5 * a for name, a in arrays.items()}, **config)
+    assert_applied(tmp_path)
+
+
+def test_factors_stay_as_they_are_where_the_scale_is_plain(tmp_path: Path) -> None:
+    write_llama(tmp_path / "base")
+    arrays = lora_arrays(llama_config(), attention_modules(2, ("v_proj",)))
+    write_adapter(tmp_path / "lora", arrays, use_rslora=True, target_modules=["v_proj"])
+    convert_adapter(tmp_path / "lora", tmp_path / "base", tmp_path / "a.gguf")
+    reader = gguf.GGUFReader(tmp_path / "a.gguf")
+    assert reader.fields["adapter.lora.alpha"].contents() == pytest.approx(8 * math.sqrt(4))
+    found = {tensor.name: tensor.data for tensor in reader.tensors}
+    assert set(found) == {f"blk.{i}.attn_v.weight.lora_{side}" for i in range(2) for side in "ab"}
+    for i in range(2):
+        module = f"model.layers.{i}.self_attn.v_proj.lora_"
+        assert np.array_equal(found[f"blk.{i}.attn_v.weight.lora_a"], arrays[f"{module}A.weight"])
+        assert np.array_equal(found[f"blk.{i}.attn_v.weight.lora_b"], arrays[f"{module}B.weight"])
+
+
+@pytest.mark.parametrize("kind", ["F16", "BF16"])
+def test_smaller_types(tmp_path: Path, kind: str) -> None:
+    write_llama(tmp_path / "base")
+    write_adapter(tmp_path / "lora", lora_arrays(llama_config(), attention_modules(2)))
+    convert_adapter(tmp_path / "lora", tmp_path / "base", tmp_path / "a.gguf", kind=kind)
+    assert {tensor.tensor_type.name for tensor in gguf.GGUFReader(tmp_path / "a.gguf").tensors} == {kind}
+
+
+def test_what_only_a_merge_can_do_is_refused(tmp_path: Path) -> None:
+    base = write_llama(tmp_path / "base", tie_word_embeddings=True)
+    arrays = lora_arrays(llama_config(), attention_modules(2))
+    head = {
+        "lm_head.lora_A.weight": np.ones((4, 64), np.float32),
+        "lm_head.lora_B.weight": np.ones((384, 4), np.float32),
+    }
+    write_adapter(tmp_path / "head", arrays | head, target_modules=["q_proj", "v_proj", "lm_head"])
+    norm = {"model.norm.weight": np.ones(64, np.float32)}
+    write_adapter(tmp_path / "saved", arrays | norm, modules_to_save=["norm"])
+    for folder, why in ("head", "tied to the embedding"), ("saved", "only a merge"):
+        with pytest.raises(AdapterError, match=why):
+            convert_adapter(tmp_path / folder, base, tmp_path / "a.gguf")
+    assert not list(tmp_path.glob("*a.gguf*"))
+
+
+def test_a_file_that_exists_stays(tmp_path: Path) -> None:
+    write_llama(tmp_path / "base")
+    write_adapter(tmp_path / "lora", lora_arrays(llama_config(), attention_modules(2)))
+    (tmp_path / "a.gguf").write_text("mine")
+    with pytest.raises(InputError, match="exists already"):
+        convert_adapter(tmp_path / "lora", tmp_path / "base", tmp_path / "a.gguf")
+    assert (tmp_path / "a.gguf").read_text() == "mine"
+    convert_adapter(tmp_path / "lora", tmp_path / "base", tmp_path / "a.gguf", force=True)
+    assert (tmp_path / "a.gguf").read_bytes()[:4] == b"GGUF"

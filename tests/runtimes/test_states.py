@@ -1,0 +1,57 @@
+"""Models whose cache is partly a state: it can't go back, so answers must not depend on what came before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from edgekit.errors import UnsupportedModelError
+from edgekit.runtimes import generate
+from edgekit.runtimes.engine import Run
+from edgekit.runtimes.generate import Finish, Request, Session
+from edgekit.runtimes.llamacpp import LlamaCppEngine, LlamaCppOptions
+from tests.converters.test_hybrids import MODELS, convert, random, write
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def engine(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LlamaCppEngine]:
+    config, shapes = MODELS[request.param]
+    folder = tmp_path_factory.mktemp("hybrid")
+    arrays = {name: array / array.shape[-1] ** 0.5 for name, array in random(shapes).items()}
+    convert(write(folder / "m", config, arrays), folder / "m.gguf")
+    opened = LlamaCppEngine(folder / "m.gguf", LlamaCppOptions(n_ctx=512, n_seq_max=2))
+    yield opened
+    opened.close()
+
+
+def ask(session: Session, prompt: list[int], exact: bool) -> str:
+    return "".join(
+        p for p in session.generate(prompt, Request(max_tokens=8, exact=exact)) if not isinstance(p, Finish)
+    )
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_a_prompt_that_shares_a_beginning_is_read_anew(
+    engine: LlamaCppEngine, exact: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generate, "STEP", 64)
+    first, second = list(range(10, 210)), [*range(10, 190), *range(300, 330)]
+    alone = ask(Session(engine), second, exact)
+    session = Session(engine)
+    ask(session, first, exact)
+    assert ask(session, second, exact) == alone
+
+
+def test_a_part_of_a_sequence_is_not_shared(engine: LlamaCppEngine) -> None:
+    engine.drop(0)
+    engine.drop(1)
+    tokens = list(range(20, 40))
+    engine.decode([Run(0, tokens)])
+    with pytest.raises(UnsupportedModelError, match="can't share a part"):
+        engine.copy_prefix(0, 1, 10)
+    engine.copy_prefix(0, 1, len(tokens))
+    one, other = (engine.decode([Run(seq, [50], (0,))])[0].copy() for seq in (0, 1))
+    assert abs(one - other).max() < 1e-4
