@@ -1,38 +1,25 @@
-"""Open a PEFT LoRA adapter and lint it: what it trains, how strongly, and what would not merge."""
+"""Open an adapter, PEFT's or MLX's, and lint it: what it trains, how strongly, and what would not merge."""
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from edgekit.converters.adapter_config import check_kind, pattern_value, targets
-from edgekit.converters.dtypes import FLOATS
+import numpy as np
+
+from edgekit.converters import mlx_adapter
+from edgekit.converters.adapter_config import check_kind
+from edgekit.converters.adapter_parts import Pair, Parts
+from edgekit.converters.dtypes import scratch, widen
 from edgekit.converters.safetensors import SafetensorsFile
 from edgekit.errors import AdapterError
 from edgekit.files import inside, read_json, require_file, require_folder
-from edgekit.tensors import TensorInfo, TensorSource
+from edgekit.tensors import Float32, TensorInfo
 
 WEIGHTS = "adapter_model.safetensors"
-PREFIX = "base_model.model."
-OUTER = ("transformer.", "model.")
-"""What the model class puts before names that some checkpoints store without (GPT-2's do)."""
-_LORA = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])(\.default)?\.weight")
-_SAVED = re.compile(r"(?P<module>.+?)(\.modules_to_save)?(\.default)?\.(?P<parameter>weight|bias)")
-
-
-@dataclass(frozen=True)
-class Pair:
-    """The two factors of one module: ``A`` (rank, in), ``B`` (out, rank), and what ``B @ A`` is scaled by."""
-
-    module: str
-    a: str
-    b: str
-    rank: int
-    scale: float
 
 
 class Adapter:
@@ -40,16 +27,23 @@ class Adapter:
 
     def __init__(self, folder: Path) -> None:
         self.folder = require_folder(folder, "the adapter")
-        self.config = _read_config(folder)
-        self.file = SafetensorsFile(_weights(folder))
-        self.pairs: dict[str, Pair] = {}
-        self.saved: dict[str, str] = {}
-        self.problems: list[str] = []
+        path = require_file(inside(folder, "adapter_config.json"), "adapter_config.json")
+        config: Mapping[str, Any] = read_json(path, limit=4 << 20)
+        self.mlx = mlx_adapter.is_mlx(config)
+        if not self.mlx:
+            check_kind(config, path)
+        self.file = SafetensorsFile(_weights(folder, self.mlx))
         try:
-            self._sort_tensors()
+            self.config = mlx_adapter.as_peft(config, path, self.file.tensors) if self.mlx else config
+            infos = {name: extent.info for name, extent in self.file.tensors.items()}
+            parts = Parts(self.config, infos, lambda one, other: same_bytes(self, one, self, other), self.mlx)
+            self.notes = _notes(self, config)
         except BaseException:
             self.file.close()
             raise
+        self.pairs, self.saved, self.tokens = parts.pairs, parts.saved, parts.tokens
+        self.problems = parts.problems
+        self.experts = lru_cache(2)(self._read_experts)
 
     @property
     def base_name(self) -> str | None:
@@ -61,59 +55,66 @@ class Adapter:
         """Dtype and shape of one of the adapter's own tensors."""
         return self.file.tensors[name].info
 
+    def shape(self, pair: Pair) -> tuple[int, int]:
+        """(out, in) of a pair's product."""
+        return self.factor_shape(pair.b)[0], self.factor_shape(pair.a)[1]
+
     def close(self) -> None:
         """Close the adapter's file."""
         self.file.close()
 
-    def _sort_tensors(self) -> None:
-        """Give every tensor its part: a factor, a saved module, or a problem."""
-        sides: dict[str, dict[str, str]] = {}
-        for name, extent in self.file.tensors.items():
-            key = name.removeprefix(PREFIX)
-            if extent.info.dtype not in FLOATS or extent.info.dtype.startswith("F8"):
-                self.problems.append(f"tensor {name!r} is {extent.info.dtype}, expected F32, F16 or BF16")
-            elif match := _LORA.fullmatch(key):
-                self._put(sides.setdefault(match["module"], {}), match["side"], name)
-            elif "lora_" not in key and (match := _SAVED.fullmatch(key)) and self._saves(match["module"]):
-                self._put(self.saved, f"{match['module']}.{match['parameter']}", name)
-            else:
-                self.problems.append(f"nothing consumes tensor {name!r}")
-        for module, names in sides.items():
-            if len(names) == 2:
-                self._pair(module, names["A"], names["B"])
-            else:
-                self.problems.append(f"{module}: lora_{'BA'['B' in names]} is missing")
-
-    def _put(self, places: dict[str, str], place: str, name: str) -> None:
-        if place in places:
-            self.problems.append(f"two tensors for one place: {places[place]!r} and {name!r}")
-        places[place] = name
-
-    def asked(self, tensor: str) -> bool:
-        """Whether ``modules_to_save`` names the module of a tensor that was saved whole."""
-        module, wanted = tensor.rpartition(".")[0], self.config.get("modules_to_save") or []
-        return any(module == m or module.endswith(f".{m}") for m in wanted)
-
-    def _saves(self, module: str) -> bool:
-        # PEFT also writes the embeddings that it found resized or targeted, unasked.
-        return self.asked(f"{module}.") or module.rpartition(".")[2] in {"embed_tokens", "lm_head"}
-
-    def _pair(self, module: str, a: str, b: str) -> None:
-        config, shape_a, shape_b = self.config, self.info(a).shape, self.info(b).shape
-        rank = pattern_value(config.get("rank_pattern"), module, config["r"])
-        alpha = pattern_value(config.get("alpha_pattern"), module, config["lora_alpha"])
-        if len(shape_a) != 2 or len(shape_b) != 2 or shape_a[0] != rank or shape_b[1] != rank:
-            self.problems.append(
-                f"{module}: lora_A is {shape_a} and lora_B is {shape_b}, the configuration says rank {rank}"
-            )
-        elif not targets(config, module):
-            self.problems.append(f"{module}: has weights, but the configuration does not target it")
+    def read(self, name: str, start: int = 0, stop: int | None = None, out: Float32 | None = None) -> Float32:
+        """Rows of one of the adapter's tensors in float32; ``AdapterError`` if they aren't finite."""
+        extent = self.file.tensors[name]
+        info = extent.info
+        stop = info.rows if stop is None else stop
+        if out is None:
+            out = np.empty(info.part(stop - start), np.float32)
+        row_bytes = extent.nbytes // max(1, info.rows)
+        raw = scratch((stop - start) * row_bytes)
+        self.file.read_into(extent.offset + start * row_bytes, raw.data)
+        if info.dtype == "F32":
+            out.reshape(-1)[...] = raw.view("<f4")
         else:
-            scale = alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
-            self.pairs[module] = Pair(module, a, b, int(rank), float(scale))
+            widen(raw, info.dtype, out.reshape(-1))
+        if not np.isfinite(out).all():
+            raise AdapterError(f"tensor {name!r} holds values that aren't finite", path=self.file.path)
+        return out
+
+    def factor(self, name: str) -> Float32:
+        """A whole factor the way PEFT stores it: ``A`` (rank, in) or ``B`` (out, rank)."""
+        return self.read(name).T if self.mlx else self.read(name)
+
+    def _read_experts(self, name: str, experts: int) -> Float32:
+        """``B`` of a stack of experts as (experts, out, rank): the file has the experts interleaved."""
+        b = self.read(name)
+        return np.ascontiguousarray(b.reshape(b.shape[0], -1, experts).transpose(2, 0, 1))
+
+    def factor_shape(self, name: str) -> tuple[int, ...]:
+        """The shape that ``factor`` gives."""
+        shape = self.info(name).shape
+        return shape[::-1] if self.mlx else shape
 
 
-def _weights(folder: Path) -> Path:
+def same_bytes(one: Adapter, name: str, other: Adapter, its: str) -> bool:
+    """Whether two tensors of adapters are the same, bit by bit; read in bounded pieces."""
+    first, second = one.file.tensors[name], other.file.tensors[its]
+    if first.info != second.info:
+        return False
+    step = 8 << 20
+    left, right = bytearray(min(step, first.nbytes)), bytearray(min(step, first.nbytes))
+    for offset in range(0, first.nbytes, step):
+        size = min(step, first.nbytes - offset)
+        one.file.read_into(first.offset + offset, memoryview(left)[:size])
+        other.file.read_into(second.offset + offset, memoryview(right)[:size])
+        if memoryview(left)[:size] != memoryview(right)[:size]:
+            return False
+    return True
+
+
+def _weights(folder: Path, mlx: bool) -> Path:
+    if mlx:
+        return require_file(inside(folder, mlx_adapter.WEIGHTS), "the adapter's weights")
     path = folder / WEIGHTS
     if not path.exists() and (folder / "adapter_model.bin").exists():
         raise AdapterError(
@@ -125,27 +126,21 @@ def _weights(folder: Path) -> Path:
     return require_file(inside(folder, WEIGHTS), "the adapter's weights")
 
 
-def _read_config(folder: Path) -> Mapping[str, Any]:
-    path = require_file(inside(folder, "adapter_config.json"), "adapter_config.json")
-    config = read_json(path, limit=4 << 20)
-    check_kind(config, path)
-    return config
+_FOUR_BITS = re.compile(r"4[-_]?bit|bnb|nf4|gptq|awq|int4", re.IGNORECASE)
 
 
-def tensor_of(base: TensorSource, module: str, parameter: str = "weight") -> str | None:
-    """The base's name of a module's parameter: as it is, or without transformers' outer prefix; None if absent."""
-    names = base.names()
-    for candidate in (module, *(module.removeprefix(p) for p in OUTER if module.startswith(p))):
-        if f"{candidate}.{parameter}" in names:
-            return f"{candidate}.{parameter}"
-    return None
-
-
-def input_embedding(names: Sequence[str]) -> str | None:
-    """The tensor that token ids look up, by the names that checkpoints give it."""
-    return next((n for n in names if n.endswith(("embed_tokens.weight", "wte.weight"))), None)
-
-
-def is_tied(base: TensorSource) -> bool:
-    """Whether the output head is the input embedding."""
-    return base.config.get("tie_word_embeddings", True) is True and "lm_head.weight" not in base.names()
+def _notes(adapter: Adapter, config: Mapping[str, Any]) -> list[str]:
+    """What a person should know although it merges."""
+    beside = adapter.folder / "config.json"
+    trained_on: Iterable[Any] = [config.get("base_model_name_or_path"), config.get("model")]
+    packed = any(isinstance(name, str) and _FOUR_BITS.search(name) for name in trained_on)
+    if not packed and beside.exists():
+        packed = bool(
+            read_json(inside(adapter.folder, beside.name), limit=4 << 20).get("quantization_config")
+        )
+    if not packed:
+        return []
+    return [
+        "trained on a quantized base: merging into the 16-bit one is right, small differences come from the "
+        + "rounding that training saw"
+    ]

@@ -12,17 +12,13 @@ from edgekit.errors import AdapterError
 HARMLESS = {
     "auto_mapping", "base_model_name_or_path", "bias", "ensure_weight_tying", "eva_config", "exclude_modules",
     "fan_in_fan_out", "inference_mode", "init_lora_weights", "layers_pattern", "layers_to_transform",
-    "lora_alpha", "lora_dropout", "megatron_core", "modules_to_save", "peft_type", "peft_version",
+    "lora_alpha", "lora_bias", "lora_dropout", "megatron_core", "modules_to_save", "peft_type", "peft_version",
     "qalora_group_size", "r", "rank_pattern", "alpha_pattern", "revision", "runtime_config", "target_modules",
-    "task_type", "use_rslora",
+    "target_parameters", "task_type", "trainable_token_indices", "use_dora", "use_rslora",
 }  # fmt: skip
-"""Options that a plain merge honours, or that only matter while training."""
+"""Options that a merge honours, or that only matter while training."""
 
 REFUSED = {
-    "use_dora": "DoRA rescales the merged weight by a learned magnitude; it is not supported yet",
-    "lora_bias": "LoRA with a trained bias is not supported yet",
-    "trainable_token_indices": "single trained token embeddings are not supported yet",
-    "target_parameters": "adapters on bare parameters (experts) are not supported yet",
     "layer_replication": "it duplicates layers of the base: the result is another architecture",
     "alora_invocation_tokens": "an activated LoRA acts only after its invocation tokens: no merged weight can",
     "arrow_config": "Arrow routes between adapters at run time: no merged weight can",
@@ -40,6 +36,17 @@ KINDS = {
     "PREFIX_TUNING": "prefix tuning adds virtual keys and values: there is no weight to merge",
     "XLORA": "X-LoRA mixes its experts anew for every token: no merged weight can",
 }
+
+CONTRADICTORY = (
+    ("use_dora", "lora_bias"),
+    ("target_parameters", "use_dora"),
+    ("target_parameters", "lora_bias"),
+    ("target_parameters", "fan_in_fan_out"),
+)
+"""Options that PEFT refuses together."""
+
+PARAMETERS = ("weight", "gate_up_proj", "down_proj")
+"""Parameters that target_parameters may name, in the order in which modules hold them."""
 
 REWRITES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Initialisations that also change the base: on the plain base, B·A alone is not what was trained."""
@@ -74,7 +81,11 @@ def check_kind(config: Mapping[str, Any], path: Path) -> None:
         raise AdapterError(
             "trained biases are not supported yet", path=path, found=f"bias = {config['bias']}"
         )
+    for one, other in CONTRADICTORY:
+        if config.get(one) and config.get(other):
+            raise AdapterError(f"{one} and {other} contradict each other", path=path, expected="one of them")
     _check_values(config, path)
+    _check_parts(config, path)
 
 
 def _check_values(config: Mapping[str, Any], path: Path) -> None:
@@ -96,7 +107,7 @@ def _check_values(config: Mapping[str, Any], path: Path) -> None:
         _are_names(wanted) or isinstance(wanted, str) and _compiles(wanted),
         "names, or one regex",
     )
-    for name in ("use_rslora", "fan_in_fan_out", "ensure_weight_tying"):
+    for name in ("use_rslora", "fan_in_fan_out", "ensure_weight_tying", "use_dora", "lora_bias"):
         need(name, isinstance(config.get(name) or False, bool), "true or false")
     excluded, layers = config.get("exclude_modules") or [], config.get("layers_to_transform") or []
     need(
@@ -111,6 +122,32 @@ def _check_values(config: Mapping[str, Any], path: Path) -> None:
     need("layers_pattern", _are_names(patterns) and all(map(_compiles, patterns)), "names")
     saved = config.get("modules_to_save") or []
     need("modules_to_save", _are_names(saved), "names")
+
+
+def _check_parts(config: Mapping[str, Any], path: Path) -> None:
+    """The options that name tokens and bare parameters."""
+    tokens = config.get("trainable_token_indices") or []
+    lists = list(tokens.values()) if isinstance(tokens, dict) else [tokens]
+    if not all(_are_tokens(ids) for ids in lists):
+        raise AdapterError(
+            "trainable_token_indices is unsound",
+            path=path,
+            found=str(tokens)[:80],
+            expected="different token ids, or lists of them by layer",
+        )
+    wanted = config.get("target_parameters") or []
+    if not _are_names(wanted) or any(name.rpartition(".")[2] not in PARAMETERS for name in wanted):
+        raise AdapterError(
+            "target_parameters names something that edgekit can't place",
+            path=path,
+            found=str(wanted)[:80],
+            expected=f"names that end in {', '.join(PARAMETERS)}",
+        )
+
+
+def _are_tokens(value: Any) -> bool:
+    ids = value if isinstance(value, list) else [None]
+    return all(type(n) is int and 0 <= n < 1 << 31 for n in ids) and len(set(ids)) == len(ids)
 
 
 def _are_names(value: Any) -> bool:
@@ -135,6 +172,20 @@ def pattern_value(patterns: Mapping[str, float] | None, module: str, default: fl
         if re.match(rf"(.*\.)?({pattern})$", module):
             return value
     return default
+
+
+def parameters_of(config: Mapping[str, Any], module: str) -> tuple[str, str] | None:
+    """The module and bare parameter that factors named ``module`` train, if target_parameters names it.
+
+    Several parameters of one module nest (PEFT's ParamWrapper): the first that the module holds is innermost,
+    and each wrapper around it takes one ``base_layer`` off the name.
+    """
+    bare, depth = module, 0
+    while bare.endswith(".base_layer"):
+        bare, depth = bare.removesuffix(".base_layer"), depth + 1
+    wanted = config.get("target_parameters") or []
+    held = [p for p in PARAMETERS if _names_one(wanted, f"{bare}.{p}")]
+    return (bare, held[-1 - depth]) if depth < len(held) else None
 
 
 def targets(config: Mapping[str, Any], module: str) -> bool:

@@ -1,38 +1,23 @@
-"""Merge LoRA adapters into a base while it streams: rows of W + scale·B·A, in float32, never stored.
-
-W' = W + Σ weight·(alpha / r)·B·A, or alpha / √r for rsLoRA (https://arxiv.org/abs/2106.09685, 2312.03732).
-"""
+"""Merge adapters into a base while it streams: rows of what each tensor becomes, in float32, never stored."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from edgekit.converters.adapter import Adapter, Pair, input_embedding, is_tied, tensor_of
-from edgekit.converters.adapter_config import targets
-from edgekit.converters.dtypes import scratch, widen
+from edgekit.converters.adapter import Adapter, same_bytes
+from edgekit.converters.adapter_parts import Saved
+from edgekit.converters.changes import Change, LowRank, Part, Product, TokenValues, joined
+from edgekit.converters.fit import Fit
+from edgekit.converters.places import HEAD, input_embedding, is_tied
 from edgekit.errors import AdapterError
 from edgekit.tensors import ALL, Float32, TensorInfo, TensorSource, span
 
-HEAD = "lm_head.weight"
-CONV1D = {"gpt2", "gpt_bigcode", "openai-gpt"}
-"""Model types whose linear layers store (in, out): a LoRA's product is added transposed (fan_in_fan_out)."""
-
 FACTORS_CACHED = 4
 """Tensors whose factors are kept at once; threads work on neighbouring chunks."""
-
-
-@dataclass(frozen=True)
-class Change:
-    """One adapter's change to one tensor."""
-
-    adapter: Adapter
-    pair: Pair
-    weight: float
 
 
 class Merged:
@@ -40,20 +25,23 @@ class Merged:
 
     def __init__(self, base: TensorSource, adapters: Sequence[tuple[Adapter, float]]) -> None:
         self.base = base
-        self._changes: dict[str, list[Change]] = {}
-        self._replaced: dict[str, tuple[Adapter, str]] = {}
+        self._starts: dict[str, tuple[Adapter, Saved]] = {}
+        self._parts: dict[str, list[Part]] = {}
+        self._adapters = [adapter for adapter, _ in adapters]
         self._tied = is_tied(base)
         self._embedding = input_embedding(base.names())
         for adapter, weight in adapters:
-            if problems := [*adapter.problems, *misfits(adapter, base)]:
-                raise refusal(adapter, problems)
-            self._plan(adapter, weight)
-        self._untied = self._tied and bool({HEAD, self._embedding} & {*self._changes, *self._replaced})
+            self._add(adapter, Fit(adapter, base, weight))
+        self._check_together()
+        head, ours = self._chain(HEAD), self._chain(self._embedding or "")
+        self._untied = self._tied and head != ours
+        if self._tied and not self._untied:
+            self._starts.pop(HEAD, None)
+            self._parts.pop(HEAD, None)
         self._names = (*base.names(), HEAD) if self._untied else tuple(base.names())
-        self.config: Mapping[str, Any] = (
-            {**base.config, "tie_word_embeddings": False} if self._untied else base.config
-        )
-        self._factors = lru_cache(FACTORS_CACHED)(self._read_factors)
+        self.config: Mapping[str, Any] = self._config()
+        self._lock = threading.Lock()
+        self._loaded = lru_cache(FACTORS_CACHED)(self._load)
 
     @property
     def untied(self) -> bool:
@@ -63,154 +51,131 @@ class Merged:
     @property
     def changed(self) -> Sequence[str]:
         """Names of the tensors that the adapters change or replace."""
-        return tuple(sorted({*self._changes, *self._replaced}))
+        return tuple(sorted({*self._parts, *self._starts}))
+
+    @property
+    def resized_by(self) -> Path | None:
+        """The folder of the adapter that gave the vocabulary another size, if one did."""
+        if self._embedding not in self._starts or self.info(self._embedding).rows == self._rows_of_base():
+            return None
+        return self._starts[self._embedding][0].folder
+
+    @property
+    def tokenizer(self) -> Path | None:
+        """The adapter's folder that brings the tokenizer of a vocabulary that it resized or trained tokens of."""
+        trained = [a.folder for a in self._adapters if a.tokens or a.folder == self.resized_by]
+        found = [folder for folder in trained if (folder / "tokenizer.json").exists()]
+        return self.resized_by if self.resized_by in found else next(iter(found), None)
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What a person should know of the merge although it works."""
+        notes = [f"{adapter.folder.name}: {note}" for adapter in self._adapters for note in adapter.notes]
+        if self.resized_by and not self.tokenizer:
+            rows = self.config["vocab_size"]
+            notes.append(
+                f"{self.resized_by.name}: resized the vocabulary to {rows} rows and brings no tokenizer.json; the "
+                "base's tokenizer is used"
+            )
+        return notes
 
     def names(self) -> Sequence[str]:
         return self._names
 
     def info(self, name: str) -> TensorInfo:
+        if name in self._starts:
+            adapter, saved = self._starts[name]
+            return adapter.info(saved.name)
         return self.base.info(self._stored(name))
 
     def read(self, name: str, rows: slice = ALL, out: Float32 | None = None) -> Float32:
         start, stop = span(rows, self.info(name).rows)
-        if name in self._replaced:
-            out = read_own(*self._replaced[name], start, stop, out)
-        else:
-            out = self.base.read(self._stored(name), slice(start, stop), out)
-        if name in self._changes:
-            left, right = self._factors(name)
-            out += left[start:stop] @ right
+        out = self._unchanged(name, start, stop, out)
+        if name in self._parts:
+            with self._lock:
+                changes = self._loaded(name)
+            for change in changes:
+                change.apply(out, start, stop)
         return out
 
     def prefetch(self, name: str, rows: slice = ALL) -> None:
-        if name not in self._replaced:
+        if name not in self._starts:
             self.base.prefetch(self._stored(name), rows)
+
+    def _unchanged(self, name: str, start: int, stop: int, out: Float32 | None = None) -> Float32:
+        if name in self._starts:
+            adapter, saved = self._starts[name]
+            return adapter.read(saved.name, start, stop, out)
+        return self.base.read(self._stored(name), slice(start, stop), out)
 
     def _stored(self, name: str) -> str:
         """Where the base keeps a tensor: a tied head is its input embedding."""
         return self._embedding if name == HEAD and self._tied and self._embedding else name
 
-    def _plan(self, adapter: Adapter, weight: float) -> None:
-        for module, pair in adapter.pairs.items():
-            self._changes.setdefault(self._name(module), []).append(Change(adapter, pair, weight))
-        for tensor, own in adapter.saved.items():
-            module, _, parameter = tensor.rpartition(".")
-            name = self._name(module, parameter)
-            if weight != 1.0:
+    def _rows_of_base(self) -> int:
+        return self.base.info(self._embedding).shape[0] if self._embedding else 0
+
+    def _chain(self, name: str) -> tuple[object, Sequence[Part]]:
+        return self._starts.get(name), self._parts.get(name, [])
+
+    def _add(self, adapter: Adapter, fit: Fit) -> None:
+        if problems := [*adapter.problems, *fit.problems]:
+            raise refusal(adapter, problems)
+        for name, saved in fit.starts.items():
+            if name not in self._starts:
+                self._starts[name] = (adapter, saved)
+                continue
+            other, its = self._starts[name]
+            trained = saved.asked or its.asked
+            if trained or not same_bytes(adapter, saved.name, other, its.name):
+                raise refusal(adapter, [f"{name} is replaced by {other.folder} too"])
+        for name, parts in fit.parts.items():
+            self._parts.setdefault(name, []).extend(parts)
+
+    def _check_together(self) -> None:
+        """What each adapter may do alone, but not beside the others."""
+        for name, parts in self._parts.items():
+            last = parts[-1].adapter
+            if len(parts) > 1 and any(isinstance(p, Product) and p.pair.magnitude for p in parts):
                 raise refusal(
-                    adapter, [f"{tensor} was trained whole: it can't be merged with weight {weight}"]
+                    last, [f"{name}: DoRA sets its rows' lengths, so no other adapter can be added to it"]
                 )
-            if name in self._replaced:
-                raise refusal(adapter, [f"{tensor} is replaced by {self._replaced[name][0].folder} too"])
-            self._replaced[name] = (adapter, own)
+            tokens = [p for p in parts if isinstance(p, TokenValues)]
+            if tokens and len(tokens) < len(parts):
+                raise refusal(last, [f"{name}: one adapter replaces its rows and another adds to them"])
+            if len({i for p in tokens for i in p.indices}) < sum(len(p.indices) for p in tokens):
+                raise refusal(last, [f"{name}: two adapters trained the same tokens"])
+            rows = self.info(name).rows
+            for part in parts:
+                if isinstance(part, Product) and rows != part.adapter.shape(part.pair)[part.transposed]:
+                    raise refusal(part.adapter, [f"{name}: another adapter gives it {rows} rows"])
+        heads = HEAD if self._tied or HEAD in self.base.names() else self._embedding
+        if self._embedding and heads and self.info(heads).rows != self.info(self._embedding).rows:
+            raise AdapterError("the adapters leave the embedding and the head with different vocabularies")
 
-    def _name(self, module: str, parameter: str = "weight") -> str:
-        return tensor_of(self.base, module, parameter) or HEAD
+    def _config(self) -> Mapping[str, Any]:
+        """The base's, as it is after the merge."""
+        config = dict(self.base.config)
+        if self._untied:
+            config["tie_word_embeddings"] = False
+        if self.resized_by and self._embedding:
+            rows = self.info(self._embedding).shape[0]
+            config["vocab_size"] = rows
+            if isinstance(inner := config.get("text_config"), dict):
+                config["text_config"] = {**inner, "vocab_size": rows}
+        return config
 
-    def _read_factors(self, name: str) -> tuple[Float32, Float32]:
-        """Left (rows, ranks) and right (ranks, columns) of all changes to a tensor, scales included."""
-        lefts, rights = [], []
-        for change in self._changes[name]:
-            a = read_own(change.adapter, change.pair.a)
-            b = read_own(change.adapter, change.pair.b)
-            left, right = (a.T, b.T) if _is_transposed(self.base, name) else (b, a)
-            lefts.append(left)
-            rights.append(right * np.float32(change.pair.scale * change.weight))
-        return np.ascontiguousarray(np.hstack(lefts)), np.ascontiguousarray(np.vstack(rights))
+    def _load(self, name: str) -> Sequence[Change]:
+        """The changes of a tensor, those that add products as one."""
+        info = self.info(name)
 
+        def unchanged(start: int, stop: int) -> Float32:
+            return self._unchanged(name, start, stop)
 
-def read_own(
-    adapter: Adapter, name: str, start: int = 0, stop: int | None = None, out: Float32 | None = None
-) -> Float32:
-    """Rows of one of the adapter's tensors in float32; ``AdapterError`` if they aren't finite."""
-    extent = adapter.file.tensors[name]
-    info = extent.info
-    stop = info.rows if stop is None else stop
-    if out is None:
-        out = np.empty(info.part(stop - start), np.float32)
-    row_bytes = extent.nbytes // max(1, info.rows)
-    raw = scratch((stop - start) * row_bytes)
-    adapter.file.read_into(extent.offset + start * row_bytes, raw.data)
-    if info.dtype == "F32":
-        out.reshape(-1)[...] = raw.view("<f4")
-    else:
-        widen(raw, info.dtype, out.reshape(-1))
-    if not np.isfinite(out).all():
-        raise AdapterError(f"tensor {name!r} holds values that aren't finite", path=adapter.file.path)
-    return out
-
-
-def _is_transposed(base: TensorSource, name: str) -> bool:
-    return base.config.get("model_type") in CONV1D and name != HEAD
-
-
-def misfits(adapter: Adapter, base: TensorSource) -> list[str]:
-    """Everything about an adapter that doesn't fit a base, in plain words; empty if it can be merged."""
-    problems = _doubles(adapter, base)
-    tied = is_tied(base)
-    for pair in adapter.pairs.values():
-        name = tensor_of(base, pair.module) or (HEAD if pair.module == "lm_head" and tied else None)
-        if name is None:
-            problems.append(f"{pair.module}: the base has no such module")
-            continue
-        if name == input_embedding(base.names()):
-            problems.append(f"{pair.module}: adapters on the input embedding are not supported yet")
-            continue
-        stored = input_embedding(base.names()) if name == HEAD and tied else name
-        shape = base.info(stored or name).shape
-        change = (adapter.info(pair.b).shape[0], adapter.info(pair.a).shape[1])
-        if shape != (change[::-1] if _is_transposed(base, name) else change):
-            problems.append(f"{pair.module}: the adapter changes a {change} weight, the base has {shape}")
-    problems += _saved_misfits(adapter, base, tied)
-    if adapter.config.get("ensure_weight_tying") and tied and (adapter.saved or "lm_head" in adapter.pairs):
-        problems.append("ensure_weight_tying with trained embeddings is not supported yet")
-    return problems + _missing(adapter, base)
-
-
-def _doubles(adapter: Adapter, base: TensorSource) -> list[str]:
-    """Two modules of one adapter must not become one tensor of the base."""
-    seen: dict[str, str] = {}
-    problems = []
-    for module in adapter.pairs:
-        name = tensor_of(base, module)
-        if name is not None and seen.setdefault(name, module) != module:
-            problems.append(f"{module}: changes {name}, as {seen[name]} does")
-    return problems
-
-
-def _saved_misfits(adapter: Adapter, base: TensorSource, tied: bool) -> list[str]:
-    problems = []
-    embedding = input_embedding(base.names())
-    for tensor, own in adapter.saved.items():
-        module, _, parameter = tensor.rpartition(".")
-        name = tensor_of(base, module, parameter) or (embedding if tensor == HEAD and tied else None)
-        if name is None:
-            problems.append(f"{tensor}: the base has no such tensor")
-        elif tied and not adapter.asked(tensor):
-            problems.append(
-                f"{tensor}: saved whole, but not in modules_to_save; on tied embeddings that is unclear"
-            )
-        elif adapter.info(own).shape != base.info(name).shape:
-            problems.append(
-                f"{tensor}: saved as {adapter.info(own).shape}, the base has {base.info(name).shape}"
-            )
-    return problems
-
-
-def _missing(adapter: Adapter, base: TensorSource) -> list[str]:
-    """Modules that the configuration targets and the file has nothing for: a truncated adapter."""
-    if adapter.config.get("target_modules") == "all-linear":
-        return []
-    have = {tensor_of(base, module) for module in adapter.pairs}
-    missing = [
-        name.removesuffix(".weight")
-        for name in base.names()
-        if name.endswith(".weight")
-        and len(base.info(name).shape) == 2
-        and name not in have
-        and targets(adapter.config, name.removesuffix(".weight"))
-    ]
-    return [f"{module}: is targeted, but the adapter has no weights for it" for module in missing]
+        changes = [part.load(unchanged, info) for part in self._parts[name]]
+        products = [change for change in changes if isinstance(change, LowRank)]
+        others = [change for change in changes if not isinstance(change, LowRank)]
+        return [joined(products), *others] if products else others
 
 
 def refusal(adapter: Adapter, problems: Sequence[str]) -> AdapterError:

@@ -3,33 +3,28 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgekit import __version__, bundle, golden, room, worker
+from edgekit import bundle, golden, room, worker
 from edgekit.atomic import atomic_folder
 from edgekit.errors import InputError
-from edgekit.files import real, sha256
+from edgekit.opening import Opened, opened
+from edgekit.progress import Progress
 from edgekit.project import BuildSpec
+from edgekit.provenance import provenance
 from edgekit.requirements import memory_by_context
 
 if TYPE_CHECKING:
-    from edgekit.converters.adapter import Adapter
-    from edgekit.converters.checkpoint import Checkpoint
-    from edgekit.converters.gguf.gguf_source import GgufSource
-    from edgekit.converters.gguf.plan import Layout, Plan
+    from edgekit.converters.gguf.plan import Plan
     from edgekit.converters.gguf.stream import Timing
-    from edgekit.converters.lora import Merged
 
 ARTIFACT = "model.gguf"
-TOOLS = ("llama-cpp-python", "gguf", "numpy", "tokenizers")
-
-Advance = Callable[[str, int], None]
 
 
 @dataclass(frozen=True)
@@ -46,80 +41,14 @@ class Built:
         return sum(file.size for file in self.manifest.files if file.path.endswith(".gguf"))
 
 
-class Progress:
-    """Told how a build goes; the command line draws it, the default is silent."""
-
-    def stage(self, name: str, total: int) -> None:
-        """A stage begins: ``total`` weights (or steps) lie ahead."""
-
-    def advance(self, what: str, amount: int) -> None:
-        """``amount`` of them are done; ``what`` is the tensor or file."""
-
-    def note(self, text: str) -> None:
-        """Something that a person should know about what is built."""
-
-
-@dataclass(frozen=True)
-class Opened:
-    """A build's inputs, all of them checked, and a plan per quantization."""
-
-    spec: BuildSpec
-    base: Checkpoint | GgufSource
-    adapters: Sequence[tuple[Adapter, float]]
-    merged: Merged
-    layout: Layout
-    plans: Sequence[Plan]
-
-    def folder(self, plan: Plan) -> Path:
-        """Where a plan's bundle goes: NAME-quant."""
-        return self.spec.out / f"{self.spec.name}-{plan.preset.name.lower()}"
-
-
-@contextmanager
-def opened(spec: BuildSpec) -> Iterator[Opened]:
-    """Open and check everything that a build reads, before any work; files are closed on the way out."""
-    from edgekit.converters.adapter import Adapter
-    from edgekit.converters.checkpoint import Checkpoint
-    from edgekit.converters.gguf import families, imatrix, plan, presets
-    from edgekit.converters.gguf.gguf_source import GgufSource
-    from edgekit.converters.lora import Merged
-
-    chosen = [presets.preset(name) for name in spec.quantizations]
-    if len({preset.name for preset in chosen}) != len(chosen):
-        raise InputError("a quantization is named twice", found=", ".join(spec.quantizations))
-    overrides = [presets.Override.parse(text) for text in spec.tensor_types]
-    matrix = imatrix.read(spec.imatrix) if spec.imatrix else None
-    with ExitStack() as stack:
-        base: Checkpoint | GgufSource
-        if spec.base.is_file():
-            base = GgufSource(spec.base, merging=bool(spec.adapters))
-        else:
-            base = Checkpoint(spec.base)
-        stack.callback(base.close)
-        if isinstance(base, Checkpoint):
-            families.find(base.config, spec.base / "config.json")
-        adapters: list[tuple[Adapter, float]] = []
-        for folder, weight in spec.adapters:
-            adapter = Adapter(folder)
-            stack.callback(adapter.close)
-            adapters.append((adapter, weight))
-        merged = Merged(base, adapters)
-        if isinstance(base, GgufSource):
-            layout = plan.lay_out_gguf(merged, base, merged.changed, spec.name)
-        else:
-            layout = plan.lay_out(merged, spec.base, spec.name)
-        plans = [plan.plan(layout, preset, overrides, matrix, spec.split_size) for preset in chosen]
-        yield Opened(spec, base, adapters, merged, layout, plans)
-
-
 def build(spec: BuildSpec, progress: Progress | None = None) -> list[Built]:
     """Build and publish one bundle per quantization; on any error none is left half-written.
 
     Raises the errors of ``edgekit.errors``; what was there before is kept unless ``spec.force``.
     """
     progress = progress or Progress()
-    with opened(spec) as inputs:
-        for note in inputs.layout.origin.notes() if inputs.layout.origin else ():
+    with opened(spec, progress) as inputs:
+        for note in inputs.notes:
             progress.note(note)
         folders = [inputs.folder(plan) for plan in inputs.plans]
         _check_schema(spec)
@@ -128,10 +57,10 @@ def build(spec: BuildSpec, progress: Progress | None = None) -> list[Built]:
         with ThreadPoolExecutor(1, "hash") as hashing, ExitStack() as stack:
             temporary = [stack.enter_context(atomic_folder(folder, force=spec.force)) for folder in folders]
             stack.callback(stop.set)  # an error needn't wait until gigabytes are hashed
-            provenance = hashing.submit(_provenance, inputs, stop)
+            sources = hashing.submit(provenance, inputs, stop)
             try:
                 timing = _convert(inputs, temporary, progress)
-                manifests = _pack(inputs, temporary, provenance, progress)
+                manifests = _pack(inputs, temporary, sources, progress)
             except OSError as error:
                 raise room.disk_error(error, spec.out) from error
         return [Built(*parts, timing) for parts in zip(folders, manifests, strict=True)]
@@ -145,17 +74,17 @@ def _convert(inputs: Opened, folders: Sequence[Path], progress: Progress) -> Tim
     return stream.write(
         inputs.plans,
         paths,
-        inputs.spec.threads or _cores(),
-        prove=(lambda path: _prove(inputs, path)) if inputs.layout.vocabulary else None,
+        _threads(inputs.spec),
+        prove=partial(_prove, inputs) if inputs.layout.vocabulary else None,
         report=progress.advance,
         allow_nonfinite=inputs.spec.allow_nonfinite,
     )
 
 
-def _cores() -> int:
+def _threads(spec: BuildSpec) -> int:
     from edgekit.profiles.cpu import usable_cores
 
-    return usable_cores()
+    return spec.threads or usable_cores()
 
 
 def _prove(inputs: Opened, artifact: Path) -> None:
@@ -164,7 +93,7 @@ def _prove(inputs: Opened, artifact: Path) -> None:
 
     vocabulary = inputs.layout.vocabulary
     assert vocabulary is not None
-    tokenizer = inputs.spec.base / vocabulary.file
+    tokenizer = inputs.words / vocabulary.file
     parts = vocabulary.name_parts
     if parts and not any(part in inputs.layout.name.lower() for part in parts):
         raise InputError(
@@ -190,7 +119,7 @@ def _prove(inputs: Opened, artifact: Path) -> None:
     if missing := vocabulary.ends - set(proved.end_ids):
         raise InputError(
             "the model ends answers with tokens that llama.cpp doesn't stop at",
-            path=inputs.spec.base / "generation_config.json",
+            path=inputs.words / "generation_config.json",
             found=f"eos_token_id {sorted(missing)}",
             expected=f"among {proved.end_ids}",
             next_step="leave at most three ids in eos_token_id",
@@ -198,7 +127,7 @@ def _prove(inputs: Opened, artifact: Path) -> None:
 
 
 def _pack(
-    inputs: Opened, folders: Sequence[Path], provenance: Future[bundle.Provenance], progress: Progress
+    inputs: Opened, folders: Sequence[Path], sources: Future[bundle.Provenance], progress: Progress
 ) -> list[bundle.Manifest]:
     """Record golden probes and write each manifest."""
     progress.stage("probing and packing", len(folders))
@@ -206,11 +135,11 @@ def _pack(
     for plan, folder in zip(inputs.plans, folders, strict=True):
         artifact = plan.paths(folder / ARTIFACT)[0]
         spec = inputs.spec
-        request = worker.Record(str(artifact), spec.threads or _cores(), spec.prompt, spec.allow_nonfinite)
+        request = worker.Record(str(artifact), _threads(spec), spec.prompt, spec.allow_nonfinite)
         recorded = worker.run(request)
         assert isinstance(recorded, worker.Recorded)
         golden.save(recorded.golden, folder)
-        manifest = _manifest(inputs, plan, folder, provenance.result())
+        manifest = _manifest(inputs, plan, folder, sources.result())
         bundle.write_json(folder / bundle.MANIFEST, manifest)
         manifests.append(manifest)
         progress.advance(plan.preset.name, 1)
@@ -229,59 +158,13 @@ def _manifest(inputs: Opened, plan: Plan, folder: Path, provenance: bundle.Prove
         quantization=plan.preset.name,
         files=bundle.list_files(folder),
         provenance=provenance,
-        requirements=bundle.Requirements(memory_by_context(inputs.merged.config, weights), "llama.cpp"),
+        requirements=bundle.Requirements(
+            memory_by_context(inputs.layout.source.config, weights), "llama.cpp"
+        ),
         prompt=spec.prompt,
         system=spec.system,
         output_schema=dict(spec.output_schema) if spec.output_schema is not None else None,
     )
-
-
-def _provenance(inputs: Opened, stop: threading.Event) -> bundle.Provenance:
-    """Digests of everything that was read, and the tools' versions; given up when ``stop`` is set."""
-    beside = (
-        "model.safetensors.index.json",
-        "config.json",
-        "generation_config.json",
-        "tokenizer.json",
-        "tokenizer.model",
-        "tekken.json",
-        "added_tokens.json",
-        "tokenizer_config.json",
-        "chat_template.jinja",
-        *([inputs.layout.vocabulary.file] if inputs.layout.vocabulary else []),
-    )
-    folder, files = inputs.spec.base, [file.path for file in inputs.base.files]
-    if inputs.layout.origin:
-        base = _source(folder.parent, files, None, stop, folder.stem)
-    else:
-        there = [path for name in dict.fromkeys(beside) if (path := folder / name).exists()]
-        base = _source(folder, [*there, *files], None, stop)
-    adapters = [
-        _source(adapter.folder, [adapter.folder / "adapter_config.json", adapter.file.path], weight, stop)
-        for adapter, weight in inputs.adapters
-    ]
-    tools = {"edgekit": __version__} | {name: found for name in TOOLS if (found := _version(name))}
-    matrix = inputs.spec.imatrix
-    calibration = _source(matrix.parent, [matrix], None, stop, matrix.stem) if matrix else None
-    return bundle.Provenance(base, adapters, calibration, tools, inputs.spec.licence)
-
-
-def _source(
-    folder: Path, files: Sequence[Path], weight: float | None, stop: threading.Event, name: str | None = None
-) -> bundle.Source:
-    def going_on(_: int) -> None:
-        if stop.is_set():
-            raise CancelledError
-
-    listed = [bundle.File(path.name, path.stat().st_size, sha256(path, going_on)) for path in files]
-    return bundle.Source(name or real(folder).name, listed, weight)
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _check_schema(spec: BuildSpec) -> None:

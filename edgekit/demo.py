@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edgekit.build import Progress, build
+from edgekit.build import build
 from edgekit.errors import InputError
 from edgekit.files import parse_json, read_text
 from edgekit.metrics import FieldScore, score_fields
+from edgekit.progress import Progress
 from edgekit.project import FILE, BuildSpec, read_project
 
 Record = dict[str, Any]

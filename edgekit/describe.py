@@ -14,7 +14,8 @@ from edgekit.gguf_header import GgufArray, GgufTensor
 from edgekit.gguf_shards import read_shards
 
 if TYPE_CHECKING:
-    from edgekit.converters.adapter import Adapter, Pair
+    from edgekit.converters.adapter import Adapter
+    from edgekit.converters.adapter_parts import Pair
 
 
 def kind_of(path: Path) -> str:
@@ -116,7 +117,7 @@ def describe_adapter(path: Path, base: Path | None) -> dict[str, Any]:
     """The lint: what an adapter trains, how strongly, the base it names, and what would not merge."""
     from edgekit.converters.adapter import Adapter
     from edgekit.converters.checkpoint import Checkpoint
-    from edgekit.converters.lora import misfits
+    from edgekit.converters.fit import misfits
 
     adapter = Adapter(path)
     try:
@@ -129,7 +130,7 @@ def describe_adapter(path: Path, base: Path | None) -> dict[str, Any]:
                 checkpoint.close()
         return {
             "kind": "adapter",
-            "type": "rsLoRA" if adapter.config.get("use_rslora") else "LoRA",
+            "type": _kind(adapter),
             "base_it_names": adapter.base_name,
             "parameters": sum(extent.info.size for extent in adapter.file.tensors.values()),
             "dtypes": dict(Counter(e.info.dtype for e in adapter.file.tensors.values())),
@@ -148,28 +149,33 @@ def _trained(adapter: Adapter) -> list[dict[str, Any]]:
     """Modules of one kind, rank and scale together."""
     groups: dict[tuple[str, int, float], list[Pair]] = {}
     for pair in adapter.pairs.values():
-        groups.setdefault((pair.module.rsplit(".", 1)[-1], pair.rank, pair.scale), []).append(pair)
+        what = pair.parameter if pair.parameter != "weight" else pair.module.rsplit(".", 1)[-1]
+        groups.setdefault((what, pair.rank, pair.scale), []).append(pair)
     return [
         {
             "module": kind,
             "count": len(pairs),
             "rank": rank,
             "scale": round(scale, 6),
-            "shape": [adapter.info(pairs[0].b).shape[0], adapter.info(pairs[0].a).shape[1]],
+            "shape": list(adapter.shape(pairs[0])),
         }
         for (kind, rank, scale), pairs in sorted(groups.items(), key=lambda item: item[0])
     ]
 
 
+def _kind(adapter: Adapter) -> str:
+    kind = "rsLoRA" if adapter.config.get("use_rslora") else "LoRA"
+    kind = "DoRA" if adapter.config.get("use_dora") else kind
+    return f"{kind} (MLX)" if adapter.mlx else kind
+
+
 def _notes(adapter: Adapter) -> list[str]:
-    notes = []
-    name = (adapter.base_name or "").lower()
-    if any(mark in name for mark in ("4bit", "bnb", "-gptq", "-awq")):
-        notes.append(
-            "trained on a quantized base: it merges into the 16-bit one, with slightly other results"
-        )
+    notes = list(adapter.notes)
     if adapter.config.get("layers_to_transform") not in (None, []):
         notes.append(f"only layers {adapter.config['layers_to_transform']}")
+    if adapter.tokens:
+        rows = sum(len(tokens.indices or ()) for tokens in adapter.tokens.values())
+        notes.append(f"replaces {rows} single rows of embeddings")
     if adapter.saved:
         notes.append(
             "replaces whole tensors; tied embeddings become untied where only one of the two is replaced"

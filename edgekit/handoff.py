@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from edgekit.errors import InputError, RuntimeUnavailableError
 from edgekit.files import require_file, require_folder
+from edgekit.progress import Progress
 
 if TYPE_CHECKING:
-    from edgekit.build import Progress
     from edgekit.tensors import TensorSource
 
 SCRIPT = "convert_hf_to_gguf.py"
@@ -39,6 +39,7 @@ def convert(
 
     script = check(llama_cpp)
     progress.stage("merging for llama.cpp", sum(merged.info(n).size for n in merged.names()))
+    # The folder's name becomes the model's.
     checkpoint, artifact = work / name, work / "converted.gguf"
     checkpoint.mkdir()
     save(merged, beside, checkpoint, report=progress.advance)

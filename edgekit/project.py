@@ -32,6 +32,7 @@ class BuildSpec:
     counter: int = 1
     tensor_types: tuple[str, ...] = ()
     imatrix: Path | None = None
+    llama_cpp: Path | None = None
     split_size: int | None = None
     allow_nonfinite: bool = False
     prompt: str | None = None
@@ -78,6 +79,7 @@ class _Project(msgspec.Struct, forbid_unknown_fields=True):
     out: str = "dist"
     quantizations: tuple[str, ...] = DEFAULT_QUANTIZATIONS
     imatrix: str | None = None
+    llama_cpp: str | None = None
     split_size: str | None = None
     allow_nonfinite: bool = False
     licence: str | None = None
@@ -112,6 +114,7 @@ def read_project(path: Path, *, force: bool = False, threads: int | None = None)
         counter=project.counter,
         tensor_types=tuple(f"{pattern}={kind}" for pattern, kind in project.tensor_types.items()),
         imatrix=folder / project.imatrix if project.imatrix else None,
+        llama_cpp=folder / project.llama_cpp if project.llama_cpp else None,
         split_size=parse_size(project.split_size) if project.split_size else None,
         allow_nonfinite=project.allow_nonfinite,
         prompt=read_prompt(folder / prompt.file) if prompt.file else prompt.template,
@@ -159,6 +162,7 @@ counter = 1                      # counts releases up; devices refuse to go back
 base = {base}                  # folder of a Hugging Face checkpoint (safetensors)
 out = "dist"                     # one bundle per quantization: dist/{name}-q4_k_m, …
 quantizations = ["Q4_K_M", "Q8_0"]
+# llama_cpp = "../llama.cpp"     # its converter is run for models that edgekit doesn't convert
 # imatrix = "imatrix.gguf"       # llama-imatrix's file; types of about two bits need one
 # split_size = "2G"              # several files, none with more of tensors than this
 # licence = "Apache-2.0"         # of the result; it goes into the manifest

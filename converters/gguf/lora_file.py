@@ -15,10 +15,13 @@ import numpy as np
 from gguf import GGMLQuantizationType as Q
 from gguf import GGUFWriter
 
-from edgekit.converters.adapter import Adapter, Pair, is_tied, tensor_of
+from edgekit.converters.adapter import Adapter
+from edgekit.converters.adapter_parts import Pair
+from edgekit.converters.fit import misfits
 from edgekit.converters.gguf import families
 from edgekit.converters.gguf.family import Mapped, Part
-from edgekit.converters.lora import CONV1D, misfits, read_own, refusal
+from edgekit.converters.lora import refusal
+from edgekit.converters.places import CONV1D, is_tied, tensor_of
 from edgekit.tensors import Float32, TensorSource
 
 STORED = {"F32": (Q.F32, np.float32), "F16": (Q.F16, np.float16), "BF16": (Q.BF16, ml_dtypes.bfloat16)}
@@ -83,8 +86,14 @@ def lay_out(adapter: Adapter, base: TensorSource, folder: Path) -> AdapterFile:
 
 def _unmergeable(adapter: Adapter, base: TensorSource) -> list[str]:
     problems = [f"{tensor} was trained whole: only a merge takes that along" for tensor in adapter.saved]
+    problems += [f"{module}: single tokens of it were trained; merge it instead" for module in adapter.tokens]
     for pair in adapter.pairs.values():
         name = tensor_of(base, pair.module)
+        if pair.magnitude or pair.bias or pair.embedding or pair.parameter != "weight":
+            problems.append(
+                f"{pair.module}: its change is more than a plain B·A of a matrix; merge it instead"
+            )
+            continue
         if name is None or (is_tied(base) and name.endswith(("embed_tokens.weight", "wte.weight"))):
             problems.append(f"{pair.module}: is tied to the embedding, which only a merge can change apart")
         elif len(base.info(name).shape) != 2:
@@ -110,14 +119,14 @@ def _factors(
     if len(parts) > 1:
         raise refusal(adapter, [f"{pair.module}: becomes part of {mapped.name}; merge it instead"])
     part, transposed = parts[0], base.config.get("model_type") in CONV1D
-    shape_a, shape_b = adapter.info(pair.a).shape, adapter.info(pair.b).shape
+    shape_a, shape_b = adapter.factor_shape(pair.a), adapter.factor_shape(pair.b)
     rows = shape_b[0] if transposed else part.stop - part.start
 
     def right() -> Float32:
-        return read_own(adapter, pair.a)
+        return adapter.factor(pair.a)
 
     def left() -> Float32:
-        values = read_own(adapter, pair.b)
+        values = adapter.factor(pair.b)
         if not transposed:  # what transposes a base weight would undo what LoRA stores the right way round
             values = values[part.start : part.stop]
             values = mapped.transform(values) if mapped.transform else values

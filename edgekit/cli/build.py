@@ -33,6 +33,10 @@ Examples:
 @click.option(
     "--imatrix", type=click.Path(path_type=Path), help="Importance matrix that llama-imatrix wrote."
 )
+@click.option(
+    "--with-llama-cpp", "llama_cpp", type=click.Path(path_type=Path), metavar="DIR",
+    help="For models that edgekit doesn't convert: a llama.cpp source folder, whose converter is run.",
+)  # fmt: skip
 @click.option("--split-size", metavar="SIZE", help="Several files of at most SIZE each: 2G, 500M.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Folder for the bundles.  [default: dist]")
 @click.option("--name", help="Bundles are named NAME-quant.  [default: the adapter's or base's folder]")
@@ -105,6 +109,7 @@ def _spec(base: Path, force: bool, threads: int | None, given: dict[str, Any]) -
         counter=1 if given["counter"] is None else given["counter"],
         tensor_types=given["types"],
         imatrix=given["imatrix"],
+        llama_cpp=given["llama_cpp"],
         split_size=parse_size(given["split_size"]) if given["split_size"] else None,
         prompt=read_prompt(given["prompt"]) if given["prompt"] else None,
         system=given["system"],

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgekit.build import Progress as Listener
+from edgekit.progress import Progress as Listener
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID

@@ -9,7 +9,7 @@ import gguf
 import numpy as np
 import pytest
 
-from edgekit.build import Progress, build
+from edgekit.build import build
 from edgekit.bundle import Bundle
 from edgekit.converters.adapter import Adapter
 from edgekit.converters.checkpoint import Checkpoint
@@ -18,6 +18,7 @@ from edgekit.converters.gguf.gguf_source import GgufSource
 from edgekit.converters.gguf.presets import Model
 from edgekit.converters.lora import Merged
 from edgekit.errors import AdapterError, EdgekitError, InputError, UnsupportedModelError
+from edgekit.progress import Progress
 from edgekit.project import BuildSpec
 from tests.converters.quantizer import assert_same_tensors, layout, quantize, random_matrix
 from tests.converters.test_presets import DENSE, HEAD, held, layers

@@ -259,6 +259,17 @@ def test_rank_that_the_configuration_contradicts_is_refused(tmp_path: Path) -> N
     adapter = write_adapter(tmp_path / "lora", lora_arrays(llama_config(), attention_modules(2)), r=8)
     with pytest.raises(AdapterError, match="the configuration says rank 8"):
         merged(base, (adapter, 1.0))
+    for rank in (4.5, 0.5):
+        arrays = lora_arrays(llama_config(), attention_modules(2))
+        adapter = write_adapter(tmp_path / f"{rank}", arrays, rank_pattern={"q_proj": rank})
+        with pytest.raises(AdapterError, match=f"the configuration says rank {rank}"):
+            merged(base, (adapter, 1.0))
+
+
+def test_a_real_adapter_for_gpt2_opens(data: Path) -> None:
+    adapter = Adapter(data / "adapters" / "gpt2-tigrinya-lora")
+    assert adapter.problems == [] and len(adapter.pairs) == 36
+    assert {pair.scale for pair in adapter.pairs.values()} == {4.0}
 
 
 def test_tensors_that_would_hide_each_other_are_refused(tmp_path: Path) -> None:
@@ -303,10 +314,17 @@ def test_embeddings_saved_unasked_are_refused_where_they_are_tied(tmp_path: Path
         ({"peft_type": "VERA"}, "seed"),
         ({"peft_type": "PROMPT_TUNING"}, "virtual tokens"),
         ({"peft_type": "XLORA"}, "every token"),
-        ({"use_dora": True}, "DoRA"),
-        ({"lora_bias": True}, "bias"),
         ({"bias": "all"}, "biases"),
-        ({"trainable_token_indices": [1]}, "token embeddings"),
+        ({"use_dora": True, "lora_bias": True}, "use_dora and lora_bias contradict"),
+        ({"use_dora": True, "target_parameters": ["experts.down_proj"]}, "contradict"),
+        ({"lora_bias": True, "target_parameters": ["experts.down_proj"]}, "contradict"),
+        ({"fan_in_fan_out": True, "target_parameters": ["experts.down_proj"]}, "contradict"),
+        ({"target_parameters": ["experts.magic"]}, "can't place"),
+        ({"target_parameters": "experts.down_proj"}, "can't place"),
+        ({"trainable_token_indices": [1, -1]}, "trainable_token_indices is unsound"),
+        ({"trainable_token_indices": [1, 1]}, "trainable_token_indices is unsound"),
+        ({"trainable_token_indices": {"embed_tokens": 3}}, "trainable_token_indices is unsound"),
+        ({"use_dora": "yes"}, "use_dora is unsound"),
         ({"layer_replication": [[0, 2]]}, "duplicates layers"),
         ({"alora_invocation_tokens": [1]}, "invocation"),
         ({"init_lora_weights": "pissa_niter_4"}, "pissa_niter_4 had changed"),

@@ -21,6 +21,7 @@ from edgekit import build as pipeline
 from edgekit import files, golden, worker
 from edgekit.bundle import Bundle
 from edgekit.errors import AdapterError, BundleError, EdgekitError, InputError, UnsupportedModelError
+from edgekit.progress import Progress
 from edgekit.project import BuildSpec
 from tests.conftest import ADAPTER, BASE, ROOT
 from tests.models import attention_modules, llama_config, lora_arrays, write_adapter, write_llama
@@ -200,7 +201,7 @@ def test_a_disk_that_fills_up_mid_write_leaves_nothing(spec: BuildSpec) -> None:
 
 
 def test_an_interrupt_mid_write_leaves_nothing(spec: BuildSpec) -> None:
-    class Interrupts(pipeline.Progress):
+    class Interrupts(Progress):
         def advance(self, what: str, amount: int) -> None:
             raise KeyboardInterrupt
 
@@ -261,7 +262,7 @@ def test_an_error_does_not_wait_for_the_hashes(spec: BuildSpec, monkeypatch: pyt
 
     stopped = threading.Event()
     monkeypatch.setattr("edgekit.build.threading.Event", lambda: stopped)
-    monkeypatch.setattr("edgekit.build.sha256", slow)
+    monkeypatch.setattr("edgekit.provenance.sha256", slow)
     monkeypatch.setattr(worker, "run", lambda _: worker.Proved(("a", [1], [2]), 3, [383]))
     with pytest.raises(InputError, match="would not survive"):
         pipeline.build(spec)

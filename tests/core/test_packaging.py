@@ -23,6 +23,7 @@ MAY_IMPORT_ROOMS = {
     "demo.py",
     "golden.py",
     "handoff.py",
+    "opening.py",
 }
 """Core files, besides the command line, that join rooms: inside functions only."""
 HEAVY = (

@@ -1,0 +1,127 @@
+"""What a build reads, opened and checked before any work: base, adapters, tokenizer, and a plan per quantization."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgekit import handoff
+from edgekit.errors import InputError, UnsupportedModelError
+from edgekit.overlay import overlay
+from edgekit.progress import Progress
+from edgekit.project import BuildSpec
+
+if TYPE_CHECKING:
+    from edgekit.converters.adapter import Adapter
+    from edgekit.converters.checkpoint import Checkpoint
+    from edgekit.converters.gguf.gguf_source import GgufSource
+    from edgekit.converters.gguf.plan import Layout, Plan
+    from edgekit.converters.lora import Merged
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A build's inputs, all of them checked, and a plan per quantization."""
+
+    spec: BuildSpec
+    base: Checkpoint | GgufSource
+    adapters: Sequence[tuple[Adapter, float]]
+    merged: Merged
+    layout: Layout
+    plans: Sequence[Plan]
+    words: Path
+    """Where the tokenizer's files are: the base's folder, or copies of an adapter's that changed the vocabulary."""
+
+    def folder(self, plan: Plan) -> Path:
+        """Where a plan's bundle goes: NAME-quant."""
+        return self.spec.out / f"{self.spec.name}-{plan.preset.name.lower()}"
+
+    @property
+    def notes(self) -> list[str]:
+        """What a person should know although everything works."""
+        notes = list(self.merged.notes)
+        if self.layout.origin:
+            notes += self.layout.origin.notes()
+        if self.layout.vocabulary:
+            notes += self.layout.vocabulary.notes
+        return notes
+
+
+@contextmanager
+def opened(spec: BuildSpec, progress: Progress) -> Iterator[Opened]:
+    """Open and check everything that a build reads; files are closed on the way out.
+
+    With ``spec.llama_cpp``, a model that edgekit doesn't convert is merged and converted by llama.cpp's script here.
+    """
+    from edgekit.converters.adapter import Adapter
+    from edgekit.converters.gguf import imatrix, plan, presets
+    from edgekit.converters.lora import Merged
+
+    chosen = [presets.preset(name) for name in spec.quantizations]
+    if len({preset.name for preset in chosen}) != len(chosen):
+        raise InputError("a quantization is named twice", found=", ".join(spec.quantizations))
+    overrides = [presets.Override.parse(text) for text in spec.tensor_types]
+    matrix = imatrix.read(spec.imatrix) if spec.imatrix else None
+    with ExitStack() as stack:
+        base = _base(spec, stack)
+        adapters: list[tuple[Adapter, float]] = []
+        for folder, weight in spec.adapters:
+            adapter = Adapter(folder)
+            stack.callback(adapter.close)
+            adapters.append((adapter, weight))
+        merged = Merged(base, adapters)
+        words = spec.base
+        if merged.tokenizer:
+            temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix="edgekit-"))
+            words = overlay(spec.base, merged.tokenizer, Path(temporary))
+        layout = _layout(spec, base, merged, words, stack, progress)
+        plans = [plan.plan(layout, preset, overrides, matrix, spec.split_size) for preset in chosen]
+        yield Opened(spec, base, adapters, merged, layout, plans, words)
+
+
+def _base(spec: BuildSpec, stack: ExitStack) -> Checkpoint | GgufSource:
+    from edgekit.converters.checkpoint import Checkpoint
+    from edgekit.converters.gguf import families
+    from edgekit.converters.gguf.gguf_source import GgufSource
+
+    base: Checkpoint | GgufSource
+    if spec.base.is_file():
+        base = GgufSource(spec.base, merging=bool(spec.adapters))
+    else:
+        base = Checkpoint(spec.base)
+    stack.callback(base.close)
+    if spec.llama_cpp:
+        handoff.check(spec.llama_cpp)
+    elif isinstance(base, Checkpoint):
+        families.find(base.config, spec.base / "config.json")
+    return base
+
+
+def _layout(
+    spec: BuildSpec,
+    base: Checkpoint | GgufSource,
+    merged: Merged,
+    words: Path,
+    stack: ExitStack,
+    progress: Progress,
+) -> Layout:
+    from edgekit.converters.gguf import plan
+    from edgekit.converters.gguf.gguf_source import GgufSource
+
+    if isinstance(base, GgufSource):
+        return plan.lay_out_gguf(merged, base, merged.changed, spec.name)
+    try:
+        return plan.lay_out(merged, words, spec.name)
+    except UnsupportedModelError as error:
+        if spec.llama_cpp is None:
+            raise
+        progress.note(f"left to llama.cpp's converter: {error.args[0]}")
+    spec.out.mkdir(parents=True, exist_ok=True)
+    work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".edgekit-", dir=spec.out)))
+    source = GgufSource(handoff.convert(merged, words, spec.llama_cpp, work, spec.name, progress))
+    stack.callback(source.close)
+    return plan.lay_out_gguf(source, source, (), spec.name)

@@ -1,0 +1,60 @@
+"""Where a bundle comes from: digests of everything that a build read, and the tools' versions."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from concurrent.futures import CancelledError
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from edgekit import __version__, bundle
+from edgekit.files import real, sha256
+from edgekit.opening import Opened
+from edgekit.overlay import files_read
+
+TOOLS = ("llama-cpp-python", "gguf", "numpy", "tokenizers")
+BESIDE = (
+    "model.safetensors.index.json", "config.json", "generation_config.json", "tokenizer.json", "tokenizer.model",
+    "tekken.json", "added_tokens.json", "tokenizer_config.json", "chat_template.jinja",
+)  # fmt: skip
+"""Files of a checkpoint that a build reads besides the weights, where they are."""
+
+
+def provenance(inputs: Opened, stop: threading.Event) -> bundle.Provenance:
+    """Hash every input; given up with ``CancelledError`` when ``stop`` is set."""
+    spec = inputs.spec
+    files = [file.path for file in inputs.base.files]
+    if spec.base.is_file():
+        base = _source(spec.base.parent, files, None, stop, spec.base.stem)
+    else:
+        vocabulary = inputs.layout.vocabulary
+        names = dict.fromkeys([*BESIDE, *([vocabulary.file] if vocabulary else [])])
+        there = [path for name in names if (path := spec.base / name).exists()]
+        base = _source(spec.base, [*there, *files], None, stop)
+    adapters = [
+        _source(a.folder, files_read(a.folder, a.file.path, inputs.merged.tokenizer), weight, stop)
+        for a, weight in inputs.adapters
+    ]
+    tools = {"edgekit": __version__} | {name: found for name in TOOLS if (found := _version(name))}
+    matrix = spec.imatrix
+    calibration = _source(matrix.parent, [matrix], None, stop, matrix.stem) if matrix else None
+    return bundle.Provenance(base, adapters, calibration, tools, spec.licence)
+
+
+def _source(
+    folder: Path, files: Sequence[Path], weight: float | None, stop: threading.Event, name: str | None = None
+) -> bundle.Source:
+    def going_on(_: int) -> None:
+        if stop.is_set():
+            raise CancelledError
+
+    listed = [bundle.File(path.name, path.stat().st_size, sha256(path, going_on)) for path in files]
+    return bundle.Source(name or real(folder).name, listed, weight)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
