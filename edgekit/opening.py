@@ -44,8 +44,10 @@ class Opened:
     def notes(self) -> list[str]:
         """What a person should know although everything works."""
         notes = list(self.merged.notes)
-        if self.layout.origin:
+        if self.layout.origin and self.spec.base.is_file():
             notes += self.layout.origin.notes()
+        elif self.layout.origin:
+            notes.append("the tokenizer is as llama.cpp's converter wrote it; it was not proved here")
         if self.layout.vocabulary:
             notes += self.layout.vocabulary.notes
         return notes

@@ -64,7 +64,7 @@ def find(config: Mapping[str, Any], path: Path) -> Family:
             path=path,
             found=f"{', '.join(map(str, named)) or 'none'} (model_type {config.get('model_type', 'unknown')})",
             expected=known,
-            next_step="merge with PEFT and convert with llama.cpp's convert_hf_to_gguf.py, where it knows the model",
+            next_step="--with-llama-cpp DIR merges it and has your llama.cpp's converter convert it, where that knows the model",
         )
     family.check(config)
     return family
