@@ -23,7 +23,7 @@ class Checked(msgspec.Struct, frozen=True):
     converter: str
     """Against llama.cpp's converter: "same" keys, tensors and bytes, what differs, or "" where it wasn't compared."""
     speed: float
-    """Seconds per byte of converting it to Q8_0, as a ratio to Llama's in the same run."""
+    """Seconds per byte of converting it to Q4_K_M, as a ratio to Llama's in the same run."""
     tokenizer: str
     """The tokenizer it comes with, and what that was proved on."""
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -19,12 +22,27 @@ from edgekit.converters.gguf import families, plan, presets, stream
 from edgekit.converters.gguf.checked import Checked
 from tests.converters.oracles import SIZES, Case, add_lora, assert_same_answers, make, to_gguf
 from tests.converters.test_families import CASES
+from tests.converters.test_peer_converter import ACCEPTED, REFUSED
 
 ROOT = Path(__file__).parents[2]
 TABLE = ROOT / "converters" / "gguf" / "checked.json"
 BEGIN, END = "<!-- families: made by `make families` -->", "<!-- /families -->"
 LLAMA = "llama-3.2"
-SCALE, RUNS = 16, 5
+PRESET = "Q4_K_M"
+REAL, TRAINED = "real ids", "stand-in"
+TOKENIZERS = {
+    "llama": ("Llama 3 BPE", REAL), "tinyllama": ("SentencePiece", REAL), "smollm2": ("SmolLM BPE", TRAINED),
+    "mistral": ("SentencePiece", REAL), "mistral-nemo": ("Tekken", TRAINED), "qwen": ("Qwen2 BPE", TRAINED),
+    "granite": ("StarCoder BPE", REAL), "olmo2": ("cl100k BPE", TRAINED), "smollm3": ("Llama 3 BPE", REAL),
+    "gemma": ("SentencePiece BPE", TRAINED), "gemma-4": ("Gemma 4's BPE", TRAINED), "phi-3": ("SentencePiece", REAL),
+    "phi-4-mini": ("o200k BPE", TRAINED), "phi-4": ("cl100k BPE", TRAINED), "stablelm": ("cl100k BPE", TRAINED),
+    "gpt-2": ("GPT-2 BPE", REAL), "mixtral": ("SentencePiece", REAL), "lfm2": ("Llama 3 BPE", REAL),
+    "qwen3.5": ("Qwen3.5 BPE", TRAINED),
+}  # fmt: skip
+"""By the beginning of a case's name: the tokenizer that such models come with, and whether a published one of its
+kind was at hand to compare ids with, or one trained with the same structure."""
+TOKENIZER_TESTS = ("bpe", "spm", "unigram", "ranks", "real_tokenizers")
+SCALE, RUNS = 8, 3
 SCALED = re.compile(
     r"(hidden|intermediate|input)_size|.*(_dim|_inner|_embd|intermediate_size|_factor)|query_pre.*"
 )
@@ -35,12 +53,15 @@ SCALED = re.compile(
 @click.option("--only", multiple=True, help="Just these cases, printed and not written.")
 def main(only: tuple[str, ...]) -> None:
     """Check and time every family, and write the table."""
+    tokenizers, peers = tokenizers_pass(), peer_results()
     rows = []
     for name, case in CASES.items():
         if only and name not in only:
             continue
         with tempfile.TemporaryDirectory() as folder:
-            rows.append(check(name, case, Path(folder)))
+            rows.append(check(name, case, Path(folder), peers))
+            if not tokenizers:
+                rows[-1] = msgspec.structs.replace(rows[-1], tokenizer="not run")
         print(markdown([rows[-1]]).splitlines()[-1], flush=True)
     if not only:
         TABLE.write_bytes(msgspec.json.format(msgspec.json.encode(rows), indent=1) + b"\n")
@@ -49,7 +70,7 @@ def main(only: tuple[str, ...]) -> None:
         readme.write_text(f"{before}{BEGIN}\n{markdown(rows)}\n{END}{rest.partition(END)[2]}")
 
 
-def check(name: str, case: Case, folder: Path) -> Checked:
+def check(name: str, case: Case, folder: Path, peers: Mapping[str, str]) -> Checked:
     """One row."""
     model = make(case, folder / "base")
     vocab = model.config.get_text_config().vocab_size
@@ -63,9 +84,55 @@ def check(name: str, case: Case, folder: Path) -> Checked:
     config = Checkpoint(folder / "base").config
     family = families.find(config, folder / "config.json")
     speed = seconds_per_byte(case, folder / "large") / llamas(folder / "llama")
+    peer = peers.get(name, "")
     return Checked(
-        name, config["architectures"][0], family.ARCH, logits, lora, "", round(speed, 2), case.tokenizer
+        name, config["architectures"][0], family.ARCH, logits, lora, peer, round(speed, 2), tokenizer_of(name)
     )
+
+
+def tokenizer_of(name: str) -> str:
+    """The longest beginning that is known."""
+    kind, evidence = TOKENIZERS[max((key for key in TOKENIZERS if name.startswith(key)), key=len)]
+    return f"{kind}: {evidence}"
+
+
+def tokenizers_pass() -> bool:
+    """Run the proofs of every kind of tokenizer, published ones included; False where those are not at hand."""
+    files = [f"tests/converters/test_{name}.py" for name in TOKENIZER_TESTS]
+    subprocess.run([sys.executable, "-m", "pytest", "-q", *files], cwd=ROOT, check=True)
+    return "EDGEKIT_TEST_DATA" in os.environ
+
+
+def peer_results() -> dict[str, str]:
+    """Case -> how it compares with llama.cpp's converter; empty without EDGEKIT_LLAMA_CPP."""
+    if "EDGEKIT_LLAMA_CPP" not in os.environ:
+        return {}
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-m",
+        "slow",
+        "-rA",
+        "-q",
+        "tests/converters/test_peer_converter.py",
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    found = {
+        case: result
+        for result, case in re.findall(r"^(PASSED|FAILED) \S+\[([^\]]+)\]", done.stdout, re.MULTILINE)
+    }
+    return {case: peer_cell(case, result) for case, result in found.items()}
+
+
+def peer_cell(case: str, result: str) -> str:
+    """One comparison in words."""
+    if result == "FAILED":
+        return "differs"
+    if case in REFUSED:
+        return "it fails"
+    keys = ", ".join(key.rpartition(".")[2] for key in ACCEPTED.get(case, {}))
+    return f"same but {keys}" if keys else "same"
 
 
 def llamas(folder: Path) -> float:
@@ -74,10 +141,10 @@ def llamas(folder: Path) -> float:
 
 
 def seconds_per_byte(case: Case, folder: Path) -> float:
-    """Of the pass to Q8_0 on a larger model of the same layout: the median of a few runs."""
+    """Of the pass to the default preset on a larger model of the same layout: the median of a few runs."""
     make(Case(case.config, larger({**SIZES, **case.settings})), folder, dtype="bfloat16")
     layout = plan.lay_out(Checkpoint(folder), folder, "large")
-    chosen = plan.plan(layout, presets.preset("Q8_0"))
+    chosen = plan.plan(layout, presets.preset(PRESET))
     seconds = []
     for _ in range(RUNS):
         began = time.perf_counter()

@@ -35,8 +35,6 @@ class Case:
 
     Feed-forwards are made a tenth as loud, so that the bound holds where all else is right, and only there.
     """
-    tokenizer: str = ""
-    """The tokenizer that the real model comes with, for the table of families."""
 
 
 SIZES = {
