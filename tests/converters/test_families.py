@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from edgekit.converters.gguf import families
+from edgekit.converters.gguf.checked import checked
 from tests.converters.oracles import Case, add_lora, assert_same_answers, make, to_gguf
 
 LLAMA3 = {
@@ -250,3 +252,13 @@ def test_a_lora_on_every_linear_layer_merges_as_pefts_does(name: str, tmp_path: 
     merged = add_lora(CASES[name], model, tmp_path / "lora")
     artifact = to_gguf(tmp_path / "base", tmp_path / "merged.gguf", adapter=tmp_path / "lora")
     assert_same_answers(artifact, merged, merged.config.get_text_config().vocab_size)
+
+
+def test_the_table_that_is_printed_has_every_case_and_every_family() -> None:
+    """Run ``make families`` after adding one."""
+    assert [one.model for one in checked()] == list(CASES)
+    assert {one.architecture for one in checked()} <= {
+        name for f in families.FAMILIES for name in f.ARCHITECTURES
+    }
+    assert {one.gguf for one in checked()} == {family.ARCH for family in families.FAMILIES}
+    assert all(one.logits <= 1e-3 and (one.lora or 0) <= 1e-3 for one in checked())
