@@ -13,6 +13,7 @@ from edgekit.converters.gguf import families, plan
 from edgekit.converters.gguf.family import Family
 from edgekit.converters.lora import Merged
 from edgekit.errors import InputError, UnsupportedModelError
+from tests.converters.test_gemma_phi_refusals import Shapes
 from tests.models import llama_config, write_llama, write_sidecars
 
 SIZES = {
@@ -179,3 +180,27 @@ def test_published_configs_are_taken(data: Path, file: str, context: int) -> Non
     family = families.find(config, Path("config.json"))
     entries = {entry.key: entry.value for entry in family.metadata(config)}
     assert entries[f"{family.ARCH}.context_length"] == context
+
+
+def test_qwen_2_5_is_laid_out_as_ollamas_converter_does(data: Path) -> None:
+    config = json.loads((data / "configs/Qwen2.5-0.5B-Instruct.config.json").read_text())
+    gold = json.loads((data / "configs/gold-gguf/Qwen2.5-0.5B-Instruct.json").read_text())
+    hidden, ffn, shared = 896, 4864, 128
+    layer: dict[str, tuple[int, ...]] = {
+        "input_layernorm.weight": (hidden,), "post_attention_layernorm.weight": (hidden,),
+        "self_attn.q_proj.weight": (hidden, hidden), "self_attn.k_proj.weight": (shared, hidden),
+        "self_attn.v_proj.weight": (shared, hidden), "self_attn.o_proj.weight": (hidden, hidden),
+        "self_attn.q_proj.bias": (hidden,), "self_attn.k_proj.bias": (shared,), "self_attn.v_proj.bias": (shared,),
+        "mlp.gate_proj.weight": (ffn, hidden), "mlp.up_proj.weight": (ffn, hidden), "mlp.down_proj.weight": (hidden, ffn),
+    }  # fmt: skip
+    shapes: dict[str, tuple[int, ...]] = {
+        "model.embed_tokens.weight": (151936, hidden),
+        "model.norm.weight": (hidden,),
+    }
+    shapes |= {f"model.layers.{i}.{name}": shape for i in range(24) for name, shape in layer.items()}
+    family = families.find(config, Path("config.json"))
+    tensors = family.tensors(Shapes(config, shapes))
+    expected = {key: float(value) for key, value in gold.items() if key.startswith("qwen2.")}
+    found = {entry.key: entry.value for entry in family.metadata(config)}
+    assert len(expected) == 8 and found == pytest.approx(expected)
+    assert {t.name for t in tensors} == {name for name in gold if name.endswith((".weight", ".bias"))}
