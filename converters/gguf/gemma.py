@@ -69,7 +69,7 @@ def check_shared(config: Mapping[str, Any], ropes: Sequence[str] = ("default",))
     """What is refused of every Gemma."""
     for key in ("hidden_act", "hidden_activation"):
         # The first releases say "gelu" and mean its approximation; transformers corrects that too.
-        if config.get(key, ACTIVATION) not in {ACTIVATION, "gelu"}:
+        if config.get(key, ACTIVATION) not in (ACTIVATION, "gelu"):
             raise unsupported("another activation than the family's", config[key], ACTIVATION)
     if config.get("hidden_activation") == "gelu":
         raise unsupported("another activation than the family's", "gelu", ACTIVATION)
