@@ -129,8 +129,8 @@ def test_a_file_that_exists_stays(tmp_path: Path) -> None:
 ROWS = {
     f"model.layers.{i}.self_attn.{kind}_proj": rows for i in range(2) for kind, rows in (("q", 64), ("v", 32))
 }
-RANK_4 = np.ones((4, 64), np.float32)
-MORE = {
+RANK_4: Any = np.ones((4, 64), np.float32)
+MORE: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "dora": (
         {f"{module}.lora_magnitude_vector": np.ones(rows, np.float32) for module, rows in ROWS.items()},
         {"use_dora": True},
