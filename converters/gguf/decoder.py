@@ -228,6 +228,9 @@ class interleave:
 def rope(config: Mapping[str, Any]) -> dict[str, Any]:
     """Rope parameters as transformers 5 writes them, from either of the two ways configs put them."""
     merged = {"rope_theta": config.get("rope_theta", 10_000.0)}
+    old, new = config.get("rope_scaling"), config.get("rope_parameters")
+    if old and new and old != new:
+        raise unsupported("the rotation is described twice", f"{old} and {new}", "rope_parameters alone")
     for key in ("rope_scaling", "rope_parameters"):
         block = config.get(key) or {}
         if not isinstance(block, dict):
