@@ -54,18 +54,7 @@ def convert(
         "--outtype",
         "auto",
     ]
-    try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            timeout=TIMEOUT,
-            check=False,
-            env={**os.environ, "HF_HUB_OFFLINE": "1"},
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise RuntimeUnavailableError(
-            "llama.cpp's converter can't be run", path=script, found=str(error)
-        ) from error
+    done = _run(command, script)
     shutil.rmtree(checkpoint)
     if done.returncode != 0 or not artifact.exists():
         lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
@@ -77,6 +66,17 @@ def convert(
         )
     progress.advance(SCRIPT, 1)
     return artifact
+
+
+def _run(command: list[str], script: Path) -> subprocess.CompletedProcess[bytes]:
+    """Run the converter, which fetches nothing: what it converts is all there."""
+    offline = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    try:
+        return subprocess.run(command, capture_output=True, timeout=TIMEOUT, check=False, env=offline)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise RuntimeUnavailableError(
+            "llama.cpp's converter can't be run", path=script, found=str(error)
+        ) from error
 
 
 def _check_tokenizer(folder: Path) -> None:

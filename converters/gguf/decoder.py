@@ -205,6 +205,11 @@ def norms(config: Mapping[str, Any], transform: Transform | None = None, **names
     return [Line(name, short, (hidden,), transform=transform) for name, short in names.items()]
 
 
+def plus_one(rows: Float32) -> Float32:
+    """What norms multiply by whose weights are kept around zero."""
+    return rows + np.float32(1)
+
+
 def has(source: TensorSource, name: str) -> bool:
     """Whether the checkpoint holds a tensor."""
     try:
