@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -118,16 +119,14 @@ def describe_adapter(path: Path, base: Path | None) -> dict[str, Any]:
     from edgekit.converters.adapter import Adapter
     from edgekit.converters.checkpoint import Checkpoint
     from edgekit.converters.fit import misfits
+    from edgekit.converters.gguf.gguf_source import GgufSource
 
     adapter = Adapter(path)
     try:
         problems = list(adapter.problems)
         if base is not None:
-            checkpoint = Checkpoint(base)
-            try:
-                problems += misfits(adapter, checkpoint)
-            finally:
-                checkpoint.close()
+            with closing(GgufSource(base, merging=True) if base.is_file() else Checkpoint(base)) as opened:
+                problems += misfits(adapter, opened)
         return {
             "kind": "adapter",
             "type": _kind(adapter),

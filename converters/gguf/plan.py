@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from gguf import GGML_QUANT_VERSION, GGUF_DEFAULT_ALIGNMENT, GGUFValueType, GGUFWriter, size_label
@@ -71,6 +72,25 @@ class Layout:
         one = sum(int(np.prod(shape[1:])) for shape in stacks)
         shared = self.parameters - sum(int(np.prod(shape)) for shape in stacks)
         return str(size_label(self.parameters, shared, one, stacks[0][0] if stacks else 0))
+
+    @property
+    def sizes(self) -> Mapping[str, Any]:
+        """The model's sizes by config.json's names, with what config.json leaves to the family."""
+        if self.origin:
+            return self.origin.config
+        keys = {entry.key.removeprefix(f"{self.arch}."): entry.value for entry in self.metadata}
+        heads = keys["attention.head_count"]
+        shared = keys.get("attention.head_count_kv", heads)
+        return {
+            "num_hidden_layers": keys["block_count"],
+            "num_attention_heads": heads,
+            "num_key_value_heads": max(shared) if isinstance(shared, list) else shared,
+            "hidden_size": keys["embedding_length"],
+            "head_dim": keys.get("attention.key_length"),
+            "intermediate_size": keys["feed_forward_length"],
+            "vocab_size": next(t.shape[0] for t in self.tensors if t.name == "token_embd.weight"),
+            "max_position_embeddings": keys["context_length"],
+        }
 
     def stored(self, tensor: Mapped) -> Q | None:
         """The type that a GGUF base has a tensor in."""

@@ -11,18 +11,19 @@ import numpy as np
 import pytest
 
 from edgekit.build import build
-from edgekit.errors import EdgekitError, InputError, UnsupportedModelError
+from edgekit.errors import EdgekitError, UnsupportedModelError
 from edgekit.progress import Progress
 from edgekit.project import BuildSpec
 from tests.models import attention_modules, llama_config, lora_arrays, write_adapter, write_llama
 
 CONVERTER = """
-import json, sys
+import json, os, sys
 from pathlib import Path
 from edgekit.converters.checkpoint import Checkpoint
 from edgekit.converters.gguf import plan, presets, stream
 
 folder = Path(sys.argv[1])
+assert os.environ["HF_HUB_OFFLINE"] == "1"
 assert sys.argv[2] == "--outfile" and sys.argv[4:] == ["--outtype", "auto"]
 config = json.loads((folder / "config.json").read_text())
 assert config["architectures"] == ["FooForCausalLM"]
@@ -80,6 +81,7 @@ def test_a_family_that_is_known_needs_no_converter(spec: BuildSpec) -> None:
     [
         ("import sys; sys.exit('no such model')", "no such model"),
         ("", "no output"),
+        ("import sys; open(sys.argv[3], 'w').write('no model')", "GGUF"),
         (None, "converter is missing"),
     ],
 )
@@ -88,7 +90,7 @@ def test_a_converter_that_fails_leaves_nothing(spec: BuildSpec, script: str | No
     path.unlink()
     if script is not None:
         path.write_text(script)
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(EdgekitError, match=message):
         build(spec)
     assert not spec.out.exists() or list(spec.out.iterdir()) == []
 
@@ -102,4 +104,12 @@ def test_without_it_the_family_is_refused_with_the_list(spec: BuildSpec) -> None
 def test_an_adapter_that_does_not_fit_never_reaches_the_converter(spec: BuildSpec, tmp_path: Path) -> None:
     write_adapter(tmp_path / "lora", lora_arrays(llama_config(), attention_modules(1)))
     with pytest.raises(EdgekitError, match="is targeted"):
+        build(spec)
+
+
+def test_a_tokenizer_with_code_is_not_given_to_it(spec: BuildSpec) -> None:
+    """llama.cpp's converter opens tokenizers with trust_remote_code."""
+    words = {"auto_map": {"AutoTokenizer": ["someone/else--tokenizer.Tokenizer", None]}}
+    (spec.base / "tokenizer_config.json").write_text(json.dumps(words))
+    with pytest.raises(UnsupportedModelError, match="code of its own"):
         build(spec)
