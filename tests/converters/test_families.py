@@ -235,6 +235,37 @@ CASES |= {
     ),
 }
 
+TEXT = r"model\.language_model\..*\.(q_proj|o_proj|in_proj_qkv|out_proj|gate_proj|down_proj)"
+CASES |= {
+    # Text models as they are published: inside a multimodal one.
+    "gemma-3-4b-it": Case("Gemma3TextConfig", GEMMA3, TEXT, half_gelu=True, wrapper="Gemma3Config"),
+    "qwen3.5-vl": Case(
+        "Qwen3_5TextConfig",
+        {
+            **DELTA_NET,
+            "num_hidden_layers": 4,
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 4,
+            "head_dim": 32,
+        },
+        TEXT,
+        wrapper="Qwen3_5Config",
+    ),
+    "qwen3.5-vl-tied": Case(
+        "Qwen3_5TextConfig",
+        {
+            **DELTA_NET,
+            "num_hidden_layers": 4,
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 2,
+            "head_dim": 32,
+            "tie_word_embeddings": True,
+        },
+        TEXT,
+        wrapper="Qwen3_5Config",
+    ),
+}
+
 
 @pytest.mark.parametrize("name", CASES)
 def test_logits_and_greedy_text_are_those_of_transformers(name: str, tmp_path: Path) -> None:
