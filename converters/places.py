@@ -15,9 +15,9 @@ TEXT_MODEL = ("model.language_model.", "language_model.model.")
 """What multimodal classes, today's and older ones, call the text model's ``model.``."""
 OTHER_PARTS = (
     "model.vision_tower.", "vision_tower.", "model.visual.", "visual.", "model.multi_modal_projector.",
-    "multi_modal_projector.", "mtp.",
+    "multi_modal_projector.", "model.embed_vision.", "model.audio_tower.", "model.embed_audio.", "mtp.",
 )  # fmt: skip
-"""Beginnings of what lies beside a text model: image towers, projectors, layers that guess further tokens."""
+"""Beginnings of what lies beside a text model: image and audio towers, projectors, layers that guess further tokens."""
 UNTRAINED = "its factors beside the text model are all zero, so nothing is lost with them"
 CONV1D = {"gpt2", "gpt_bigcode", "openai-gpt"}
 """Model types whose linear layers store (in, out): a LoRA's product is added transposed (fan_in_fan_out)."""

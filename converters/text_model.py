@@ -40,6 +40,14 @@ WRAPPERS = {
             "tie_word_embeddings": False,
         },
     ),
+    "Gemma4ForConditionalGeneration": Wrapper(
+        "Gemma4ForCausalLM",
+        {
+            "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 30, "num_attention_heads": 8,
+            "num_key_value_heads": 4, "head_dim": 256, "max_position_embeddings": 131_072, "vocab_size": 262_144,
+            "tie_word_embeddings": True,
+        },
+    ),
 }  # fmt: skip
 """Class in config.json -> what its text model is; ``defaults`` are those of transformers' configuration classes."""
 

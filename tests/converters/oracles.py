@@ -58,6 +58,10 @@ SEEING: dict[str, dict[str, Any]] = {
         "depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 64, "patch_size": 4,
         "num_position_embeddings": 16,
     },
+    "Gemma4Config": {
+        "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 8,
+        "num_key_value_heads": 2,
+    },
 }  # fmt: skip
 """The smallest image towers that the multimodal models take."""
 
@@ -109,10 +113,12 @@ def _quieten(torch: Any, model: Any) -> None:
     """Make feed-forwards a tenth as loud, by the norm after them where a model has one."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if "post_feedforward_layernorm" in name:
-                parameter.sub_(0.9)  # Gemma adds 1
+            if "post_feedforward_layernorm" in name or "post_per_layer_input_norm" in name:
+                parameter.sub_(0.9)  # Gemma 2 and 3 add 1, others start at it
             elif "mlp.down_proj" in name or "mlp.c_proj" in name:
                 parameter.mul_(0.1)
+            elif "q_norm" in name and "gemma4" in model.config.model_type:
+                parameter.mul_(0.25)  # what others divide by the root of a head's size
 
 
 def add_lora(case: Case, model: Any, folder: Path, seed: int = 1) -> Any:
