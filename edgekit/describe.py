@@ -104,7 +104,7 @@ def describe_checkpoint(path: Path) -> dict[str, Any]:
             layout = plan.lay_out(checkpoint, path, path.name)
             found |= {
                 "converts": True,
-                "pre_tokenizer": layout.vocabulary and layout.vocabulary.pre,
+                "pre_tokenizer": layout.vocabulary and (layout.vocabulary.pre or layout.vocabulary.model),
                 "why_not": None,
             }
         except EdgekitError as error:
