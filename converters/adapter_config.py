@@ -52,8 +52,11 @@ REWRITES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Initialisations that also change the base: on the plain base, B·A alone is not what was trained."""
 
 
-_REPEATED_REPEAT = re.compile(r"[+*}][^()]*\)+[^()]{0,2}[+*{]|[+*}]\??\)+[+*{]")
-"""A repeated group that repeats inside takes exponential time on names that almost match."""
+_REPEATS = 6
+"""Repeats that a pattern may have: each multiplies the time that a name takes by its length."""
+_TOKEN = re.compile(
+    r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\((?:\?(?:[:=!>]|<[=!]))?|(?:[*+?]|\{\d*,?\d*\})[?+]?|.", re.DOTALL
+)
 
 
 def check_kind(config: Mapping[str, Any], path: Path) -> None:
@@ -163,7 +166,27 @@ def _compiles(pattern: str) -> bool:
         re.compile(pattern)
     except re.error:
         return False
-    return len(pattern) <= 4096 and not _REPEATED_REPEAT.search(pattern)
+    return len(pattern) <= 4096 and not _is_costly(pattern)
+
+
+def _is_costly(pattern: str) -> bool:
+    """Whether a name that almost matches could take forever: a repeated group with a choice or repeat in it, or many."""
+    groups, repeats, closed = [False], 0, False
+    for token in _TOKEN.findall(pattern):
+        if token == ")":
+            closed = groups.pop() if len(groups) > 1 else False
+            groups[-1] |= closed
+            continue
+        if token[0] == "(":
+            groups.append(False)
+        elif token == "|":
+            groups[-1] = True
+        elif token[0] in "*+?{":
+            if closed and token[0] != "?":
+                return True
+            groups[-1], repeats = True, repeats + 1
+        closed = False
+    return repeats > _REPEATS
 
 
 def pattern_value(patterns: Mapping[str, float] | None, module: str, default: float) -> float:

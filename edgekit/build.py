@@ -158,9 +158,7 @@ def _manifest(inputs: Opened, plan: Plan, folder: Path, provenance: bundle.Prove
         quantization=plan.preset.name,
         files=bundle.list_files(folder),
         provenance=provenance,
-        requirements=bundle.Requirements(
-            memory_by_context(inputs.layout.source.config, weights), "llama.cpp"
-        ),
+        requirements=bundle.Requirements(memory_by_context(inputs.layout.sizes, weights), "llama.cpp"),
         prompt=spec.prompt,
         system=spec.system,
         output_schema=dict(spec.output_schema) if spec.output_schema is not None else None,

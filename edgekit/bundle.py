@@ -16,6 +16,7 @@ import msgspec
 
 from edgekit.errors import BundleError, InputError
 from edgekit.files import MALFORMED, inside, read_bounded, sha256
+from edgekit.gguf_shards import parts_of
 
 SCHEMA_VERSION = 1
 MANIFEST, GOLDEN, SIGNATURE = "manifest.json", "golden.json", "signature.json"
@@ -110,6 +111,12 @@ class Bundle:
                     expected=f"{file.size:,}",
                     next_step="copy the bundle again",
                 )
+        listed = {file.path for file in bundle.manifest.files}
+        # llama.cpp would load parts that nothing here has looked at.
+        if strangers := sorted({part for name in listed for part in parts_of(name)} - listed):
+            raise BundleError(
+                "a part of the model isn't in the manifest", path=folder / MANIFEST, expected=strangers[0]
+            )
         return bundle
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -118,17 +119,15 @@ def describe_adapter(path: Path, base: Path | None) -> dict[str, Any]:
     """The lint: what an adapter trains, how strongly, the base it names, and what would not merge."""
     from edgekit.converters.adapter import Adapter
     from edgekit.converters.fit import misfits
+    from edgekit.converters.gguf.gguf_source import GgufSource
     from edgekit.converters.text_model import open_model
 
     adapter = Adapter(path)
     try:
         problems = list(adapter.problems)
         if base is not None:
-            checkpoint = open_model(base)
-            try:
-                problems += misfits(adapter, checkpoint)
-            finally:
-                checkpoint.close()
+            with closing(GgufSource(base, merging=True) if base.is_file() else open_model(base)) as opened:
+                problems += misfits(adapter, opened)
         return {
             "kind": "adapter",
             "type": _kind(adapter),

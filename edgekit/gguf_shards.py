@@ -40,6 +40,14 @@ def read_shards(path: Path) -> list[tuple[Path, GgufHeader]]:
     return found
 
 
+def parts_of(name: str) -> list[str]:
+    """The names of all files of the model that a file belongs to, by the name of one."""
+    if not (found := _NAME.fullmatch(name)):
+        return [name]
+    count = found["count"]
+    return [f"{found['stem']}-{i + 1:05}-of-{count}.gguf" for i in range(int(count))]
+
+
 def _part(path: Path, number: int, count: int) -> GgufHeader:
     header = read_header(path)
     if (header.keys.get("split.no"), header.keys.get("split.count")) != (number, count):

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgekit.errors import InputError, RuntimeUnavailableError
-from edgekit.files import require_file, require_folder
+from edgekit.errors import InputError, RuntimeUnavailableError, UnsupportedModelError
+from edgekit.files import inside, read_json, require_file, require_folder
 from edgekit.progress import Progress
 
 if TYPE_CHECKING:
@@ -38,10 +38,11 @@ def convert(
     from edgekit.converters.save import save
 
     script = check(llama_cpp)
+    _check_tokenizer(beside)
     progress.stage("merging for llama.cpp", sum(merged.info(n).size for n in merged.names()))
     # The folder's name becomes the model's.
-    checkpoint, artifact = work / name, work / "converted.gguf"
-    checkpoint.mkdir()
+    checkpoint, artifact = work / "merged" / name, work / "converted.gguf"
+    checkpoint.mkdir(parents=True)
     save(merged, beside, checkpoint, report=progress.advance)
     progress.stage("llama.cpp's converter", 1)
     command = [
@@ -53,12 +54,7 @@ def convert(
         "--outtype",
         "auto",
     ]
-    try:
-        done = subprocess.run(command, capture_output=True, timeout=TIMEOUT, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise RuntimeUnavailableError(
-            "llama.cpp's converter can't be run", path=script, found=str(error)
-        ) from error
+    done = _run(command, script)
     shutil.rmtree(checkpoint)
     if done.returncode != 0 or not artifact.exists():
         lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
@@ -70,6 +66,28 @@ def convert(
         )
     progress.advance(SCRIPT, 1)
     return artifact
+
+
+def _run(command: list[str], script: Path) -> subprocess.CompletedProcess[bytes]:
+    """Run the converter, which fetches nothing: what it converts is all there."""
+    offline = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    try:
+        return subprocess.run(command, capture_output=True, timeout=TIMEOUT, check=False, env=offline)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise RuntimeUnavailableError(
+            "llama.cpp's converter can't be run", path=script, found=str(error)
+        ) from error
+
+
+def _check_tokenizer(folder: Path) -> None:
+    """The converter opens tokenizers with trust_remote_code: one that names code must not come before it."""
+    path = folder / "tokenizer_config.json"
+    if path.exists() and "auto_map" in read_json(inside(folder, path.name)):
+        raise UnsupportedModelError(
+            "the tokenizer asks to run code of its own (auto_map)",
+            path=path,
+            expected="a tokenizer of a known class; edgekit never has a checkpoint's code run",
+        )
 
 
 def _python(llama_cpp: Path) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgekit import handoff
-from edgekit.errors import InputError, UnsupportedModelError
+from edgekit.errors import AdapterError, InputError, UnsupportedModelError
 from edgekit.overlay import overlay
 from edgekit.progress import Progress
 from edgekit.project import BuildSpec
@@ -63,6 +63,7 @@ def opened(spec: BuildSpec, progress: Progress) -> Iterator[Opened]:
     """
     from edgekit.converters.adapter import Adapter
     from edgekit.converters.gguf import imatrix, plan, presets
+    from edgekit.converters.gguf.gguf_source import GgufSource
     from edgekit.converters.lora import Merged
 
     chosen = [presets.preset(name) for name in spec.quantizations]
@@ -79,7 +80,9 @@ def opened(spec: BuildSpec, progress: Progress) -> Iterator[Opened]:
             adapters.append((adapter, weight))
         merged = Merged(base, adapters)
         words = spec.base
-        if merged.tokenizer:
+        if isinstance(base, GgufSource):
+            _check_vocabulary(merged, spec.base)
+        elif merged.tokenizer:
             temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix="edgekit-"))
             words = overlay(spec.base, merged.tokenizer, Path(temporary))
         layout = _layout(spec, base, merged, words, stack, progress)
@@ -103,6 +106,17 @@ def _base(spec: BuildSpec, stack: ExitStack) -> Checkpoint | TextModel | GgufSou
     elif not isinstance(base, GgufSource):
         families.find(base.config, spec.base / "config.json")
     return base
+
+
+def _check_vocabulary(merged: Merged, base: Path) -> None:
+    """A GGUF base keeps its own tokenizer: an adapter's can't be put in its place."""
+    if folder := merged.resized_by or merged.tokenizer:
+        raise AdapterError(
+            "the adapter brings a tokenizer of its own, and a GGUF base keeps the one that it has",
+            path=folder,
+            found="another number of tokens" if merged.resized_by else "trained tokens and a tokenizer.json",
+            next_step=f"build from the checkpoint that {base.name} was made of",
+        )
 
 
 def _layout(

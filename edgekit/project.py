@@ -47,6 +47,8 @@ class BuildSpec:
             raise InputError(
                 "not a name for a bundle", found=self.name, expected="letters, digits, dot, dash"
             )
+        for _, weight in self.adapters:
+            _check_weight(weight)
         if self.prompt is not None and "{text}" not in self.prompt:
             raise InputError(
                 "the prompt template has no place for the input",
@@ -148,9 +150,13 @@ def parse_adapter(text: str) -> tuple[Path, float]:
         value = float(weight)
     except ValueError:
         return Path(text), 1.0
-    if not -1e6 < value < 1e6:
-        raise InputError("an adapter's weight is out of range", found=weight, expected="a number such as 0.5")
+    _check_weight(value)
     return Path(folder), value
+
+
+def _check_weight(weight: float) -> None:
+    if not -1e6 < weight < 1e6:
+        raise InputError("an adapter's weight is out of range", found=weight, expected="a number such as 0.5")
 
 
 TEMPLATE = """\

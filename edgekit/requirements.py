@@ -21,20 +21,12 @@ def memory_by_context(config: Mapping[str, Any], weights: int) -> dict[str, int]
 
 def kv_cache(config: Mapping[str, Any], context: int) -> int:
     """Bytes of keys and values of every layer that has its own, two bytes a number."""
-    storing = config["num_hidden_layers"] - (config.get("num_kv_shared_layers") or 0)
-    return sum(2 * 2 * _width(config, layer) * context for layer in range(storing))
-
-
-def _width(config: Mapping[str, Any], layer: int) -> int:
-    """Numbers in a layer's keys for one token; Gemma 4's differ by kind of layer."""
-    kinds, single = config.get("layer_types") or [], config.get("per_layer_config")
-    own = (single or {}).get(str(layer), {})
-    if single is None and layer < len(kinds) and kinds[layer] == "full_attention":
-        shared = config.get("num_global_key_value_heads") if config.get("attention_k_eq_v") else None
-        own = {"head_dim": config.get("global_head_dim"), "num_key_value_heads": shared}
-    heads = config["num_attention_heads"]
-    size = own.get("head_dim") or config.get("head_dim") or config["hidden_size"] // heads
-    return int(size * (own.get("num_key_value_heads") or config.get("num_key_value_heads") or heads))
+    widths = config.get("key_widths")
+    if widths is None:
+        heads = config["num_attention_heads"]
+        head_dim = config.get("head_dim") or config["hidden_size"] // heads
+        widths = [(config.get("num_key_value_heads") or heads) * head_dim] * config["num_hidden_layers"]
+    return int(2 * 2 * sum(widths) * context)
 
 
 def _buffers(config: Mapping[str, Any], context: int) -> int:

@@ -205,6 +205,11 @@ def norms(config: Mapping[str, Any], transform: Transform | None = None, **names
     return [Line(name, short, (hidden,), transform=transform) for name, short in names.items()]
 
 
+def plus_one(rows: Float32) -> Float32:
+    """What norms multiply by whose weights are kept around zero."""
+    return rows + np.float32(1)
+
+
 def has(source: TensorSource, name: str) -> bool:
     """Whether the checkpoint holds a tensor."""
     try:
@@ -228,6 +233,9 @@ class interleave:
 def rope(config: Mapping[str, Any]) -> dict[str, Any]:
     """Rope parameters as transformers 5 writes them, from either of the two ways configs put them."""
     merged = {"rope_theta": config.get("rope_theta", 10_000.0)}
+    old, new = config.get("rope_scaling"), config.get("rope_parameters")
+    if old and new and old != new:
+        raise unsupported("the rotation is described twice", f"{old} and {new}", "rope_parameters alone")
     for key in ("rope_scaling", "rope_parameters"):
         block = config.get(key) or {}
         if not isinstance(block, dict):

@@ -27,7 +27,7 @@ from edgekit.converters.gguf import (
     smollm3,
     stablelm,
 )
-from edgekit.converters.gguf.family import Family
+from edgekit.converters.gguf.family import Family, unsupported, whole
 from edgekit.errors import UnsupportedModelError
 from edgekit.tensors import TensorSource
 
@@ -53,6 +53,9 @@ FAMILIES: tuple[Family, ...] = (
     qwen3_5,
 )
 
+LAYERS = 512
+"""llama.cpp's LLAMA_MAX_LAYERS."""
+
 
 def find(config: Mapping[str, Any], path: Path) -> Family:
     """The family of a checkpoint, its config checked; ``UnsupportedModelError`` with the list of those known."""
@@ -68,6 +71,9 @@ def find(config: Mapping[str, Any], path: Path) -> Family:
             expected=known,
             next_step="merge with PEFT and convert with llama.cpp's convert_hf_to_gguf.py, where it knows the model",
         )
+    for key in ("num_hidden_layers", "n_layer"):
+        if config.get(key) is not None and whole(config, key) > LAYERS:
+            raise unsupported("more layers than llama.cpp runs", config[key], f"at most {LAYERS}")
     family.check(config)
     return family
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from edgekit.converters.gguf import decoder, settings
 from edgekit.converters.gguf.family import Entry, Mapped, number, unsupported, whole
-from edgekit.tensors import Float32, TensorSource
+from edgekit.tensors import TensorSource
 
 ARCHITECTURES: Sequence[str] = ("GemmaForCausalLM",)
 ARCH = "gemma"
@@ -41,21 +39,18 @@ def metadata(config: Mapping[str, Any]) -> list[Entry]:
 def tensors(source: TensorSource) -> list[Mapped]:
     config = settings.completed(source.config, DEFAULTS)
     lines = [
-        *decoder.norms(config, plus_one, input_layernorm="attn_norm", post_attention_layernorm="ffn_norm"),
+        *decoder.norms(
+            config, decoder.plus_one, input_layernorm="attn_norm", post_attention_layernorm="ffn_norm"
+        ),
         *decoder.attention(config),
         *decoder.gated(config),
     ]
     return mapped(without_head(source), lines, config)
 
 
-def plus_one(rows: Float32) -> Float32:
-    """What Gemma's norms multiply by."""
-    return rows + np.float32(1)
-
-
 def mapped(source: TensorSource, lines: Sequence[decoder.Line], config: Mapping[str, Any]) -> list[Mapped]:
     """A Gemma's tensors, which have no biases."""
-    return settings.biased(decoder.decoder(source, lines, plus_one, config))
+    return settings.biased(decoder.decoder(source, lines, decoder.plus_one, config))
 
 
 def without_head(source: TensorSource) -> TensorSource:
@@ -69,7 +64,7 @@ def check_shared(config: Mapping[str, Any], ropes: Sequence[str] = ("default",))
     """What is refused of every Gemma."""
     for key in ("hidden_act", "hidden_activation"):
         # The first releases say "gelu" and mean its approximation; transformers corrects that too.
-        if config.get(key, ACTIVATION) not in {ACTIVATION, "gelu"}:
+        if config.get(key, ACTIVATION) not in (ACTIVATION, "gelu"):
             raise unsupported("another activation than the family's", config[key], ACTIVATION)
     if config.get("hidden_activation") == "gelu":
         raise unsupported("another activation than the family's", "gelu", ACTIVATION)

@@ -52,7 +52,7 @@ def metadata(config: Mapping[str, Any]) -> list[Entry]:
 def tensors(source: TensorSource) -> list[Mapped]:
     config = settings.completed(source.config, DEFAULTS)
     lines = [
-        *decoder.norms(config, gemma.plus_one, **NORMS),
+        *decoder.norms(config, decoder.plus_one, **NORMS),
         *decoder.attention(config),
         *decoder.gated(config),
     ]

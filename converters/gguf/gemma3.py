@@ -50,10 +50,10 @@ def tensors(source: TensorSource) -> list[Mapped]:
     config = _plain(source.config)
     size = decoder.head_dim(config)
     lines = [
-        *decoder.norms(config, gemma.plus_one, **gemma2.NORMS),
+        *decoder.norms(config, decoder.plus_one, **gemma2.NORMS),
         *decoder.attention(config),
-        decoder.Line("self_attn.q_norm", "attn_q_norm", (size,), transform=gemma.plus_one),
-        decoder.Line("self_attn.k_norm", "attn_k_norm", (size,), transform=gemma.plus_one),
+        decoder.Line("self_attn.q_norm", "attn_q_norm", (size,), transform=decoder.plus_one),
+        decoder.Line("self_attn.k_norm", "attn_k_norm", (size,), transform=decoder.plus_one),
         *decoder.gated(config),
     ]
     return gemma.mapped(source, lines, config)

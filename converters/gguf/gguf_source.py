@@ -64,6 +64,8 @@ class GgufSource:
         self._gguf_names = {name: name for name in self._places}
         if merging:
             self._gguf_names = {self._checkpoint_name(name): name for name in self._places}
+            if len(self._gguf_names) < len(self._places):
+                raise InputError("two tensors stand for one of the checkpoint's", path=path)
         self.config: Mapping[str, Any] = self._config()
 
     def _architecture(self) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.converters.gguf import decoder, settings
+from edgekit.converters.gguf import decoder, limits, settings
 from edgekit.converters.gguf.decoder import Line
 from edgekit.converters.gguf.family import F32, U32, Entry, Mapped, expect, number, unsupported, whole
 from edgekit.converters.gguf.presets import Model
@@ -24,7 +24,7 @@ BIASED = ("attn_norm", "ffn_norm", "output_norm", "attn_qkv", "attn_output", "ff
 
 
 def check(config: Mapping[str, Any]) -> None:
-    settings.whole_heads(config, "n_embd", "n_head")
+    limits.check_head_size(config, "n_embd", "n_head")
     if config.get("activation_function", ACTIVATIONS[0]) not in ACTIVATIONS:
         raise unsupported("another activation than GPT-2's", config["activation_function"], ACTIVATIONS[0])
     settings.fixed(

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from edgekit.converters.gguf.decoder import head_dim, rope
+from edgekit.converters.gguf.decoder import rope
 from edgekit.converters.gguf.family import number, unsupported, whole
 
 YARN = {
@@ -51,11 +51,22 @@ def check_flag(config: Mapping[str, Any], key: str, why: str) -> None:
         raise unsupported(why, f"{key}: {config[key]}", "false")
 
 
-def check_head_size(config: Mapping[str, Any]) -> None:
+def check_head_size(
+    config: Mapping[str, Any], hidden: str = "hidden_size", heads: str = "num_attention_heads"
+) -> None:
     """Refuse heads that aren't hidden size / heads where llama.cpp's graph of the family takes no other."""
-    expected = whole(config, "hidden_size") // whole(config, "num_attention_heads")
-    if head_dim(config) != expected:
-        raise unsupported("a head size apart from hidden size / heads", head_dim(config), str(expected))
+    size, count = whole(config, hidden), whole(config, heads)
+    if size % count:
+        raise unsupported("heads don't divide the hidden size", f"{count} and {size}", "a multiple")
+    if config.get("head_dim") not in (None, size // count):
+        raise unsupported(
+            "a head size apart from hidden size / heads", config["head_dim"], str(size // count)
+        )
+
+
+def window(config: Mapping[str, Any]) -> int | None:
+    """The length of the sliding window of all layers, where they have one."""
+    return None if config.get("sliding_window") is None else whole(config, "sliding_window")
 
 
 def within(config: Mapping[str, Any], window: int | None) -> Mapping[str, Any]:

@@ -19,13 +19,19 @@ from edgekit.converters.adapter import Adapter
 from edgekit.converters.adapter_parts import Pair
 from edgekit.converters.fit import misfits
 from edgekit.converters.gguf import families
+from edgekit.converters.gguf.decoder import interleave
+from edgekit.converters.gguf.delta_net import Tiled
 from edgekit.converters.gguf.family import Mapped, Part
 from edgekit.converters.lora import refusal
 from edgekit.converters.places import CONV1D, is_tied, tensor_of
+from edgekit.errors import AdapterError
 from edgekit.tensors import Float32, TensorSource
 
 STORED = {"F32": (Q.F32, np.float32), "F16": (Q.F16, np.float16), "BF16": (Q.BF16, ml_dtypes.bfloat16)}
 """Types that the factors may be stored in."""
+
+UNAPPLIED = frozenset({"per_layer_model_proj.weight"})
+"""Matrices that llama.cpp multiplies by without looking for an adapter's factors."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,11 @@ class AdapterFile:
             writer.write_kv_data_to_file()
             writer.write_ti_data_to_file()
             for factor in self.factors:
-                writer.write_tensor_data(np.ascontiguousarray(factor.values().astype(dtype).view(np.uint8)))
+                with np.errstate(over="ignore"):
+                    values = np.ascontiguousarray(factor.values().astype(dtype))
+                if not np.isfinite(values).all():
+                    raise AdapterError(f"{factor.name} holds values that {kind} can't", expected="F32")
+                writer.write_tensor_data(values.view(np.uint8))
         finally:
             writer.close()
 
@@ -102,9 +112,12 @@ def _unmergeable(adapter: Adapter, base: TensorSource) -> list[str]:
 
 
 def _alpha(adapter: Adapter) -> float:
-    """The alpha that leaves most factors as they are: the one of the first pair."""
-    first = next(iter(adapter.pairs.values()))
-    return float(np.float32(first.scale * first.rank))
+    """The alpha that leaves most factors as they are: the one of the first pair that changes anything."""
+    alphas = (float(np.float32(pair.scale * pair.rank)) for pair in adapter.pairs.values())
+    if not (alpha := next((alpha for alpha in alphas if alpha), 0.0)):
+        # llama.cpp reads an alpha of zero as none, and would add the factors unscaled.
+        raise refusal(adapter, ["its scale is zero: it changes nothing"])
+    return alpha
 
 
 def _factors(
@@ -115,21 +128,28 @@ def _factors(
     changed = [part for part in parts if part.source in pairs]
     if not changed:
         return []
-    pair = pairs[changed[0].source]
-    if len(parts) > 1:
+    pair, transform = pairs[changed[0].source], mapped.transform
+    if mapped.name in UNAPPLIED:
+        raise refusal(adapter, [f"{pair.module}: llama.cpp applies no adapter there; merge it instead"])
+    transposed = base.config.get("model_type") in CONV1D
+    # What transposes a base weight would undo what LoRA stores the right way round.
+    if len(mapped.sources) > 1 or not (
+        transposed or transform is None or isinstance(transform, interleave | Tiled)
+    ):
         raise refusal(adapter, [f"{pair.module}: becomes part of {mapped.name}; merge it instead"])
-    part, transposed = parts[0], base.config.get("model_type") in CONV1D
     shape_a, shape_b = adapter.factor_shape(pair.a), adapter.factor_shape(pair.b)
-    rows = shape_b[0] if transposed else part.stop - part.start
+    rows = shape_b[0] if transposed else sum(part.stop - part.start for part in parts)
 
     def right() -> Float32:
-        return adapter.factor(pair.a)
+        values = adapter.factor(pair.a)
+        return transform(values) if isinstance(transform, Tiled) else values
 
     def left() -> Float32:
         values = adapter.factor(pair.b)
-        if not transposed:  # what transposes a base weight would undo what LoRA stores the right way round
-            values = values[part.start : part.stop]
-            values = mapped.transform(values) if mapped.transform else values
+        if not transposed:
+            values = np.concatenate([values[part.start : part.stop] for part in parts])
+        if isinstance(transform, interleave):
+            values = transform(values)
         return np.ascontiguousarray(values * np.float32(pair.scale * pair.rank / alpha))
 
     return [

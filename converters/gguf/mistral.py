@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edgekit.converters.gguf import decoder, limits, llama
-from edgekit.converters.gguf.family import Entry, Mapped, whole
+from edgekit.converters.gguf.family import Entry, Mapped
 from edgekit.converters.gguf.presets import Model
 from edgekit.tensors import TensorSource
 
@@ -20,12 +20,12 @@ DEFAULTS = {"num_key_value_heads": 8, "sliding_window": 4096, "max_position_embe
 def check(config: Mapping[str, Any]) -> None:
     config = _filled(config)
     llama.check(config)
-    _window(config)
+    limits.window(config)
 
 
 def metadata(config: Mapping[str, Any]) -> list[Entry]:
     config = llama.with_head_dim(_filled(config))
-    return decoder.metadata(ARCH, limits.within(config, _window(config)))
+    return decoder.metadata(ARCH, limits.within(config, limits.window(config)))
 
 
 def tensors(source: TensorSource) -> list[Mapped]:
@@ -35,10 +35,6 @@ def tensors(source: TensorSource) -> list[Mapped]:
 
 def mixture(config: Mapping[str, Any]) -> Model:
     return decoder.mixture(_filled(config))
-
-
-def _window(config: Mapping[str, Any]) -> int | None:
-    return None if config["sliding_window"] is None else whole(config, "sliding_window")
 
 
 def _filled(config: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -28,12 +28,12 @@ def check(config: Mapping[str, Any]) -> None:
     decoder.check(config)
     limits.check_rotation(config)
     experts.check(config)
-    window(config)
+    limits.window(config)
 
 
 def metadata(config: Mapping[str, Any]) -> list[Entry]:
     config = {**DEFAULTS, **config}
-    within = limits.within(config, window(config))
+    within = limits.within(config, limits.window(config))
     return [*decoder.metadata(ARCH, within), *experts.metadata(ARCH, config)]
 
 
@@ -56,8 +56,3 @@ def tensors(source: TensorSource) -> list[Mapped]:
 def mixture(config: Mapping[str, Any]) -> Model:
     config = {**DEFAULTS, **config}
     return replace(decoder.mixture(config), experts=experts.count(config))
-
-
-def window(config: Mapping[str, Any]) -> int | None:
-    """The length of the sliding window, which llama.cpp's graph doesn't have."""
-    return whole(config, "sliding_window") if config.get("sliding_window") is not None else None

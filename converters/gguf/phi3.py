@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.converters.gguf import decoder, settings
+from edgekit.converters.gguf import decoder, limits, settings
 from edgekit.converters.gguf.decoder import Line
 from edgekit.converters.gguf.family import F32, U32, Entry, Mapped, number, unsupported, whole
 from edgekit.errors import InputError
@@ -38,7 +38,7 @@ def check(config: Mapping[str, Any]) -> None:
     if config.get(ORIGINAL) is not None:
         settings.fixed(decoder.rope(config), **{ORIGINAL: config[ORIGINAL]})
     config = settings.completed(config, DEFAULTS)
-    settings.whole_heads(config)
+    limits.check_head_size(config)
     settings.fixed(config, is_causal=True)
     decoder.check(config, ropes=("default", *LONG))
     scaling = decoder.rope(config)

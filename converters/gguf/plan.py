@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from gguf import GGML_QUANT_VERSION, GGUF_DEFAULT_ALIGNMENT, GGUFValueType, GGUFWriter, size_label
@@ -71,6 +72,26 @@ class Layout:
         one = sum(int(np.prod(shape[1:])) for shape in stacks)
         shared = self.parameters - sum(int(np.prod(shape)) for shape in stacks)
         return str(size_label(self.parameters, shared, one, stacks[0][0] if stacks else 0))
+
+    @property
+    def sizes(self) -> Mapping[str, Any]:
+        """The model's sizes by config.json's names, with what config.json leaves to the family."""
+        if self.origin:
+            return self.origin.config
+        keys = {entry.key.removeprefix(f"{self.arch}."): entry.value for entry in self.metadata}
+        heads = keys["attention.head_count"]
+        shared = keys.get("attention.head_count_kv", heads)
+        return {
+            "num_hidden_layers": keys["block_count"],
+            "num_attention_heads": heads,
+            "num_key_value_heads": max(shared) if isinstance(shared, list) else shared,
+            "hidden_size": keys["embedding_length"],
+            "head_dim": keys.get("attention.key_length"),
+            "key_widths": _key_widths(keys),
+            "intermediate_size": max(ffn) if isinstance(ffn := keys["feed_forward_length"], list) else ffn,
+            "vocab_size": next(t.shape[0] for t in self.tensors if t.name == "token_embd.weight"),
+            "max_position_embeddings": keys["context_length"],
+        }
 
     def stored(self, tensor: Mapped) -> Q | None:
         """The type that a GGUF base has a tensor in."""
@@ -203,6 +224,18 @@ def _kinds(
     kinds = presets.assign(shapes, preset, layout.model, overrides, matrix=matrix is not None, stored=stored)
     imatrix.check_needs(kinds, preset, weights)
     return kinds, weights or {}
+
+
+def _key_widths(keys: Mapping[str, Any]) -> list[int]:
+    """Numbers in the keys of one token, for each layer that has keys of its own."""
+    layers, heads = keys["block_count"], keys["attention.head_count"]
+    size = keys.get("attention.key_length", keys["embedding_length"] // heads)
+    shared = keys.get("attention.head_count_kv", heads)
+    shared = shared if isinstance(shared, list) else [shared] * layers
+    local = keys.get("attention.sliding_window_pattern", [False] * layers)
+    sizes = [keys.get("attention.key_length_swa", size) if windowed else size for windowed in local]
+    storing = layers - keys.get("attention.shared_kv_layers", 0)
+    return [count * one for count, one in zip(shared, sizes, strict=True)][:storing]
 
 
 def _entries(layout: Layout, preset: presets.Preset) -> list[Entry]:

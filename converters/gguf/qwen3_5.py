@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
-from edgekit.converters.gguf import decoder, delta_net, hybrid, limits
+from edgekit.converters.gguf import decoder, delta_net, hybrid, limits, settings
 from edgekit.converters.gguf.decoder import Line
-from edgekit.converters.gguf.family import ARRAY, U32, Entry, Mapped, number, unsupported, whole
+from edgekit.converters.gguf.family import ARRAY, U32, Entry, Mapped, unsupported, whole
 from edgekit.converters.gguf.presets import Model
-from edgekit.tensors import Float32, TensorSource
+from edgekit.tensors import TensorSource
 
 ARCHITECTURES: Sequence[str] = ("Qwen3_5ForCausalLM",)
 ARCH = "qwen35"
@@ -32,7 +30,7 @@ def check(config: Mapping[str, Any]) -> None:
     limits.check_flag(config, "attention_bias", "biases on Qwen3.5's attention")
     delta_net.check(config)
     _kinds(config)
-    _rotated(config)
+    settings.rotated_size(config, 0.25)
     _sections(config)
 
 
@@ -44,7 +42,7 @@ def metadata(config: Mapping[str, Any]) -> list[Entry]:
         *delta_net.metadata(ARCH, config),
         Entry(f"{ARCH}.attention.recurrent_layers", recurrent, ARRAY),
         Entry(f"{ARCH}.full_attention_interval", whole(config, "full_attention_interval"), U32),
-        Entry(f"{ARCH}.rope.dimension_count", _rotated(config), U32),
+        Entry(f"{ARCH}.rope.dimension_count", settings.rotated_size(config, 0.25), U32),
         Entry(f"{ARCH}.rope.dimension_sections", [*_sections(config), 0], ARRAY),
     ]
 
@@ -53,8 +51,8 @@ def tensors(source: TensorSource) -> list[Mapped]:
     config = _filled(source.config)
     hidden, size, (count, _) = whole(config, "hidden_size"), decoder.head_dim(config), decoder.heads(config)
     both = [
-        *decoder.norms(config, plus_one, input_layernorm="attn_norm"),
-        *decoder.norms(config, plus_one, post_attention_layernorm="post_attention_norm"),
+        *decoder.norms(config, decoder.plus_one, input_layernorm="attn_norm"),
+        *decoder.norms(config, decoder.plus_one, post_attention_layernorm="post_attention_norm"),
         *decoder.gated(config, bias=False),
     ]
     _, *others = decoder.attention(config, bias=False, output_bias=False)
@@ -62,10 +60,10 @@ def tensors(source: TensorSource) -> list[Mapped]:
         # Each head's query, then its gate.
         Line("self_attn.q_proj", "attn_q", (2 * count * size, hidden), bias=False),
         *others,
-        Line("self_attn.q_norm", "attn_q_norm", (size,), transform=plus_one, bias=False),
-        Line("self_attn.k_norm", "attn_k_norm", (size,), transform=plus_one, bias=False),
+        Line("self_attn.q_norm", "attn_q_norm", (size,), transform=decoder.plus_one, bias=False),
+        Line("self_attn.k_norm", "attn_k_norm", (size,), transform=decoder.plus_one, bias=False),
     ]
-    norm = Line("model.norm", "output_norm", (hidden,), transform=plus_one, bias=False)
+    norm = Line("model.norm", "output_norm", (hidden,), transform=decoder.plus_one, bias=False)
     lines = {"linear_attention": [*both, *delta_net.lines(config)], "full_attention": [*both, *full]}
 
     def more(prefix: str, gguf_prefix: str) -> list[Mapped]:
@@ -78,11 +76,6 @@ def mixture(config: Mapping[str, Any]) -> Model:
     return decoder.mixture(_filled(config))
 
 
-def plus_one(rows: Float32) -> Float32:
-    """Weights of norms, which are kept around zero."""
-    return rows + np.float32(1)
-
-
 def _filled(config: Mapping[str, Any]) -> dict[str, Any]:
     filled = {**DEFAULTS, **config}
     if filled.get("layer_types") is None:
@@ -93,15 +86,6 @@ def _filled(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _kinds(config: Mapping[str, Any]) -> list[str]:
     return hybrid.kinds(config, "linear_attention", "full_attention")
-
-
-def _rotated(config: Mapping[str, Any]) -> int:
-    """How much of a head is rotated."""
-    name, head = "partial_rotary_factor", decoder.head_dim(config)
-    size = int(head * number({name: config[name], **decoder.rope(config)}, name, 0.25))
-    if size % 2 or not 0 < size <= head:
-        raise unsupported("this part of a head can't be rotated", size, f"an even number up to {head}")
-    return size
 
 
 def _sections(config: Mapping[str, Any]) -> list[int]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edgekit.converters.gguf import decoder
-from edgekit.converters.gguf.family import Entry, Mapped, number, unsupported, whole
+from edgekit.converters.gguf.family import Entry, Mapped, number, unsupported
 from edgekit.errors import InputError
 
 BASE = 10_000.0
@@ -30,16 +30,6 @@ def usual_base(config: Mapping[str, Any]) -> None:
     found = number(decoder.rope(config), "rope_theta", BASE)
     if found != BASE:
         raise unsupported("another rotation base than the family's", found, f"rope_theta {BASE:.0f}")
-
-
-def whole_heads(
-    config: Mapping[str, Any], hidden: str = "hidden_size", heads: str = "num_attention_heads"
-) -> None:
-    """Refuse heads of another size than hidden size / heads, where llama.cpp has no other."""
-    size, count = whole(config, hidden), whole(config, heads)
-    if size % count:
-        raise unsupported("heads don't divide the hidden size", f"{count} and {size}", "a multiple")
-    fixed(config, head_dim=size // count)
 
 
 def trimmed(
@@ -70,7 +60,8 @@ def biased(tensors: Sequence[Mapped], *modules: str) -> list[Mapped]:
 def rotated_size(config: Mapping[str, Any], default: float) -> int:
     """How much of a head is rotated where only part of it is (``partial_rotary_factor``)."""
     name = "partial_rotary_factor"
-    share = number({name: decoder.rope(config).get(name) or config.get(name) or default}, name, default)
+    given = [found for found in (decoder.rope(config).get(name), config.get(name)) if found is not None]
+    share = number({name: given[0]} if given else {}, name, default)
     head = decoder.head_dim(config)
     size = int(head * share)
     if size % 2 or not 0 < size <= head:

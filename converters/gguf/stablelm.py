@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from edgekit.converters.gguf import decoder, settings
+from edgekit.converters.gguf import decoder, limits, settings
 from edgekit.converters.gguf.family import BOOL, U32, Entry, Mapped, Part, expect, unsupported, whole
 from edgekit.tensors import TensorSource
 
@@ -23,7 +23,7 @@ mixture = decoder.mixture
 
 
 def check(config: Mapping[str, Any]) -> None:
-    settings.whole_heads(config)
+    limits.check_head_size(config)
     for key in SWITCHES:
         if config.get(key) not in (None, True, False):
             raise unsupported(f"{key} isn't understood", config[key], "true or false")

@@ -235,7 +235,10 @@ CASES |= {
     ),
 }
 
-TEXT = r"model\.language_model\..*\.(q_proj|o_proj|in_proj_qkv|out_proj|gate_proj|down_proj)"
+TEXT = (
+    r"model\.language_model\..*\."
+    r"(q_proj|o_proj|in_proj_qkv|out_proj|gate_proj|down_proj|per_layer_input_gate|per_layer_projection)"
+)
 CASES |= {
     # Text models as they are published: inside a multimodal one.
     "gemma-3-4b-it": Case("Gemma3TextConfig", GEMMA3, TEXT, half_gelu=True, wrapper="Gemma3Config"),

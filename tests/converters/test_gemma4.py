@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from gguf import TokenType
 
-from edgekit.converters.gguf import families, gemma4
+from edgekit.converters.gguf import families, gemma4, plan
+from edgekit.converters.text_model import open_model
 from edgekit.errors import EdgekitError, InputError, UnsupportedModelError
-from edgekit.requirements import kv_cache
+from edgekit.requirements import kv_cache, memory_by_context
 from tests import vocabularies
+from tests.converters.oracles import make
+from tests.converters.test_families import CASES
 from tests.converters.test_gemma_phi_refusals import Shapes, metadata
 from tests.converters.test_spm import GEMMA_SPLIT, PREPEND, REPLACE, SPACE, added, trained, write
 
@@ -64,13 +68,13 @@ def test_sizes_by_published_keys_and_by_single_layers_are_the_same() -> None:
     assert metadata({**CONFIG, "num_global_key_value_heads": 1})["gemma4.attention.head_count_kv"] == 2
 
 
-def test_the_cache_is_sized_by_layer() -> None:
-    """Layers 0 and 1 with heads of 16, layer 2 of 32; the others store nothing."""
-    published = {**CONFIG, "attention_k_eq_v": True, "num_global_key_value_heads": 1}
-    saved = {**CONFIG, "per_layer_config": {"2": {"head_dim": 32, "num_key_value_heads": 1}}}
-    expected = 2 * 2 * (2 * 2 * 16 + 1 * 32) * 100
-    assert kv_cache(published, 100) == kv_cache(saved, 100) == expected
-    assert kv_cache(CONFIG, 100) == 2 * 2 * (2 * 2 * 16 + 2 * 32) * 100
+def test_the_cache_is_sized_by_layer(tmp_path: Path) -> None:
+    """Layers 0 and 1 have two heads of 16, layer 2 two of 32; the others store nothing. Feed-forwards differ too."""
+    make(CASES["gemma-4-e2b"], tmp_path)
+    with closing(open_model(tmp_path)) as model:
+        sizes = plan.lay_out(model, tmp_path, "test").sizes
+    assert kv_cache(sizes, 100) == 2 * 2 * (2 * 2 * 16 + 2 * 32) * 100
+    assert sizes["intermediate_size"] == 192 and memory_by_context(sizes, 0).keys() == {"256"}
 
 
 def test_a_silent_config_means_transformers_defaults() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from edgekit.converters.checkpoint import Checkpoint
-from edgekit.converters.gguf import families
+from edgekit.converters.gguf import families, settings
 from edgekit.errors import InputError, UnsupportedModelError
 from edgekit.tensors import ALL, Float32, TensorInfo
 from tests.converters.oracles import make
@@ -101,7 +101,7 @@ def test_the_configs_that_refusals_change_are_accepted(name: str) -> None:
         ("gemma3", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
         ("gemma3", {"architectures": ["Gemma3ForConditionalGeneration"]}, "isn't converted"),
         ("phi3", {"hidden_act": "gelu"}, "activation"),
-        ("phi3", {"head_dim": 32}, "head_dim"),
+        ("phi3", {"head_dim": 32}, "head size"),
         ("phi3", {"num_attention_heads": 6}, "divide the hidden size"),
         ("phi3", {"rope_scaling": {**LONGROPE, "type": "yarn"}}, "rope scaling"),
         ("phi3", {"rope_scaling": {**LONGROPE, "type": "default"}}, "rotation factors without"),
@@ -191,3 +191,11 @@ def test_biases_that_the_architecture_has_not_or_lacks(
     family = families.find(base.config, tmp_path)
     with pytest.raises(InputError, match="biases aren't the architecture's"):
         family.tensors(Shapes(base.config, shapes))
+
+
+@pytest.mark.parametrize("where", ["config", "rope_parameters"])
+def test_a_rotation_of_nothing_is_not_the_usual_one(where: str) -> None:
+    part = {"partial_rotary_factor": 0}
+    config = {"hidden_size": 64, "num_attention_heads": 4, **(part if where == "config" else {where: part})}
+    with pytest.raises(InputError, match="partial_rotary_factor"):
+        settings.rotated_size(config, 0.25)

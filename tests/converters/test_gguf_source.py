@@ -199,3 +199,11 @@ def test_numbers_that_are_not_finite_are_found_where_bytes_are_copied(tmp_path: 
     base.write_bytes(blob)
     with pytest.raises(InputError, match="blk.0.ffn_up.weight"):
         requantized(base, tmp_path / "out.gguf", preset)
+
+
+def test_names_that_stand_for_one_tensor_are_refused(tmp_path: Path) -> None:
+    shapes = layers(1, *DENSE) | {"token_embd.weight": (4, 256), "model.embed_tokens.weight": (4, 256)}
+    base = write(layout(Model(1, 4, 4, arch="llama"), shapes), tmp_path / "base.gguf", "F32")
+    GgufSource(base).close()
+    with pytest.raises(InputError, match="two tensors stand for one"):
+        GgufSource(base, merging=True)

@@ -221,3 +221,11 @@ def test_chunks_cover_every_row_once_in_units() -> None:
         3: expected,
         4: [*range(8), *range(8)],
     }
+
+
+def test_two_descriptions_of_one_rotation_are_refused() -> None:
+    """transformers takes the older one, others the newer: a file of either would be right for some only."""
+    old, new = ({"rope_type": "linear", "factor": factor} for factor in (2.0, 4.0))
+    with pytest.raises(UnsupportedModelError, match="described twice"):
+        families.find(llama_config(rope_scaling=old, rope_parameters=new), Path("config.json"))
+    families.find(llama_config(rope_scaling=old, rope_parameters=dict(old)), Path("config.json"))

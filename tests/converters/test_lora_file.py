@@ -12,6 +12,9 @@ import numpy as np
 import pytest
 
 from edgekit.convert_adapter import convert_adapter
+from edgekit.converters.adapter import Adapter
+from edgekit.converters.checkpoint import Checkpoint
+from edgekit.converters.lora import Merged
 from edgekit.errors import AdapterError, InputError
 from edgekit.runtimes.engine import Run
 from edgekit.runtimes.llamacpp import LlamaCppEngine, LlamaCppOptions
@@ -21,6 +24,9 @@ from tests.converters.test_families import CASES
 from tests.models import attention_modules, llama_config, lora_arrays, write_adapter, write_llama
 
 TOKENS = [7, 300, 12, 99, 256, 31, 8, 200, 150, 42]
+
+MERGED_ONLY = {"gemma-4-e2b", "gemma-4-untied"}
+"""Cases whose adapters train what llama.cpp multiplies by without looking for them."""
 
 
 def logits(model: Path, adapter: Path | None = None) -> Float32:
@@ -51,7 +57,11 @@ def assert_applied(folder: Path) -> None:
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.lora])
 def test_llama_cpp_applies_it_as_the_merge_does(name: str, tmp_path: Path) -> None:
     add_lora(CASES[name], make(CASES[name], tmp_path / "base"), tmp_path / "lora")
-    assert_applied(tmp_path)
+    if name in MERGED_ONLY:
+        with pytest.raises(AdapterError, match="llama.cpp applies no adapter there"):
+            assert_applied(tmp_path)
+    else:
+        assert_applied(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -121,3 +131,72 @@ def test_a_file_that_exists_stays(tmp_path: Path) -> None:
     assert (tmp_path / "a.gguf").read_text() == "mine"
     convert_adapter(tmp_path / "lora", tmp_path / "base", tmp_path / "a.gguf", force=True)
     assert (tmp_path / "a.gguf").read_bytes()[:4] == b"GGUF"
+
+
+ROWS = {
+    f"model.layers.{i}.self_attn.{kind}_proj": rows for i in range(2) for kind, rows in (("q", 64), ("v", 32))
+}
+RANK_4: Any = np.ones((4, 64), np.float32)
+MORE: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "dora": (
+        {f"{module}.lora_magnitude_vector": np.ones(rows, np.float32) for module, rows in ROWS.items()},
+        {"use_dora": True},
+        "more than a plain B·A",
+    ),
+    "bias": (
+        {f"{module}.lora_B.bias": np.ones(rows, np.float32) for module, rows in ROWS.items()},
+        {"lora_bias": True},
+        "more than a plain B·A",
+    ),
+    "embedding": (
+        {
+            "model.embed_tokens.lora_embedding_A": np.ones((4, 384), np.float32),
+            "model.embed_tokens.lora_embedding_B": RANK_4.T.copy(),
+        },
+        {"target_modules": ["q_proj", "v_proj", "embed_tokens"]},
+        "more than a plain B·A",
+    ),
+    "tokens": (
+        {"model.embed_tokens.token_adapter.trainable_tokens_delta": RANK_4},
+        {"trainable_token_indices": [1, 2, 3, 4]},
+        "single tokens",
+    ),
+    "nothing": ({}, {"lora_alpha": 0}, "scale is zero"),
+    "next to nothing": ({}, {"lora_alpha": 1e-320}, "scale is zero"),
+}
+
+
+@pytest.mark.parametrize("kind", MORE)
+def test_what_is_more_than_a_product_is_refused(tmp_path: Path, kind: str) -> None:
+    more, config, why = MORE[kind]
+    base = write_llama(tmp_path / "base", attention_bias=True)
+    arrays = lora_arrays(llama_config(), attention_modules(2))
+    write_adapter(tmp_path / "lora", arrays | more, **config)
+    assert Merged(Checkpoint(base), [(Adapter(tmp_path / "lora"), 1.0)]), "a merge takes it"
+    with pytest.raises(AdapterError, match=why):
+        convert_adapter(tmp_path / "lora", base, tmp_path / "a.gguf")
+    assert not list(tmp_path.glob("*a.gguf*"))
+
+
+def test_adapters_on_experts_are_refused(tmp_path: Path) -> None:
+    make(CASES["mixtral"], tmp_path / "base")
+    ranks = 4 * 8
+    arrays = {
+        f"model.layers.{i}.mlp.experts.lora_{side}.weight": np.ones(shape, np.float32)
+        for i in range(2)
+        for side, shape in (("A", (ranks, 96)), ("B", (64, ranks)))
+    }
+    wanted = {"target_modules": [], "target_parameters": ["mlp.experts.down_proj"], "peft_version": "0.21.0"}
+    write_adapter(tmp_path / "lora", arrays, **wanted)
+    assert Merged(Checkpoint(tmp_path / "base"), [(Adapter(tmp_path / "lora"), 1.0)]), "a merge takes it"
+    with pytest.raises(AdapterError, match="more than a plain B·A"):
+        convert_adapter(tmp_path / "lora", tmp_path / "base", tmp_path / "a.gguf")
+
+
+def test_factors_that_a_smaller_type_cannot_hold_are_refused(tmp_path: Path) -> None:
+    write_llama(tmp_path / "base")
+    arrays = lora_arrays(llama_config(), attention_modules(2))
+    write_adapter(tmp_path / "lora", {name: 1e6 * a for name, a in arrays.items()})
+    with pytest.raises(AdapterError, match="F16 can't"):
+        convert_adapter(tmp_path / "lora", tmp_path / "base", tmp_path / "a.gguf", kind="F16")
+    assert not list(tmp_path.glob("*a.gguf*"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -72,8 +74,6 @@ def test_tensors_and_answers_are_those_of_the_one_file(built: tuple[Built, Built
 
 
 def test_the_bundle_covers_every_file(built: tuple[Built, Built], tmp_path: Path) -> None:
-    import shutil
-
     _, several = built
     listed = [file for file in several.manifest.files if file.path.endswith(".gguf")]
     assert several.size == sum(file.size for file in listed) and len(listed) >= 3
@@ -88,6 +88,18 @@ def test_the_bundle_covers_every_file(built: tuple[Built, Built], tmp_path: Path
         load(folder, verify=True)
     last.unlink()
     with pytest.raises(BundleError, match="missing"):
+        load(folder)
+
+
+def test_a_part_that_the_manifest_leaves_out(built: tuple[Built, Built], tmp_path: Path) -> None:
+    """llama.cpp would find it by its name, though nothing vouches for it."""
+    folder = tmp_path / "copy"
+    shutil.copytree(built[1].folder, folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    left_out = next(file for file in manifest["files"] if "00002-of" in file["path"])
+    manifest["files"].remove(left_out)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match="isn't in the manifest"):
         load(folder)
 
 

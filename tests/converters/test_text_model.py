@@ -80,7 +80,7 @@ def test_the_text_model_alone_is_seen_and_what_is_left_out_is_said(made: Path, t
         (note,) = inputs.notes
         assert "only its text model" in note
         assert "vision_tower" in note and "multi_modal_projector" in note
-        assert memory_by_context(inputs.layout.source.config, 0).keys() == {"256"}
+        assert memory_by_context(inputs.layout.sizes, 0).keys() == {"256"}
     found = describe_checkpoint(made / "base")
     assert found["architectures"] == ["Gemma3ForConditionalGeneration"] and found["converts"]
 

@@ -13,9 +13,10 @@ from click.testing import CliRunner
 from edgekit.build import build
 from edgekit.bundle import Bundle
 from edgekit.cli import group
-from edgekit.errors import InputError
+from edgekit.errors import AdapterError, InputError, UnsupportedModelError
 from edgekit.gguf_header import GgufArray, read_header
 from edgekit.project import BuildSpec
+from tests.converters.oracles import to_gguf
 from tests.models import attention_modules, llama_config, lora_arrays, write_adapter, write_llama
 
 NEW = ("<|tool|>", "<|/tool|>")
@@ -108,3 +109,37 @@ def test_a_quantized_base_is_said_by_build_and_inspect(tmp_path: Path) -> None:
     assert result.exit_code == 0 and "note: lora: trained on a quantized base" in result.stderr
     result = CliRunner().invoke(group, ["inspect", str(adapter), "--base", str(base), "--json"])
     assert "merging into the 16-bit one is right" in json.loads(result.stdout)["notes"][0]
+
+
+@pytest.mark.parametrize("kind", ["resized", "trained", "trained without a tokenizer"])
+def test_a_gguf_base_keeps_its_tokenizer(tmp_path: Path, kind: str) -> None:
+    base = write_llama(tmp_path / "base")
+    gguf = to_gguf(base, tmp_path / "base.gguf", "F16")
+    if kind == "resized":
+        adapter = resized(tmp_path / "lora", 386)
+    else:
+        tokens = {"model.embed_tokens.token_adapter.trainable_tokens_delta": np.ones((2, 64), np.float32)}
+        arrays = lora_arrays(llama_config(), attention_modules(2)) | tokens
+        adapter = write_adapter(tmp_path / "lora", arrays, trainable_token_indices=[3, 5])
+        if kind == "trained":
+            add_tokens(base, adapter)
+    spec = BuildSpec(gguf, tmp_path / "out", "tiny", ((adapter, 1.0),), ("Q8_0",), threads=1)
+    if kind == "trained without a tokenizer":
+        assert build(spec)
+        return
+    with pytest.raises(AdapterError, match="a GGUF base keeps"):
+        build(spec)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("arch", ["llama", "other"])
+def test_inspect_holds_an_adapter_against_a_gguf_base(tmp_path: Path, arch: str) -> None:
+    gguf = to_gguf(write_llama(tmp_path / "base"), tmp_path / "base.gguf", "F16")
+    gguf.write_bytes(gguf.read_bytes().replace(b"llama", arch.encode()))
+    adapter = write_adapter(tmp_path / "lora", lora_arrays(llama_config(), attention_modules(2)))
+    result = CliRunner().invoke(group, ["inspect", str(adapter), "--base", str(gguf), "--json"])
+    if arch == "llama":
+        assert result.exit_code == 0 and json.loads(result.stdout)["fits"] is True
+    else:
+        assert isinstance(result.exception, UnsupportedModelError)
+        assert "aren't merged into a GGUF model" in str(result.exception)

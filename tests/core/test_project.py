@@ -113,3 +113,11 @@ def test_threads_below_one(tmp_path: Path) -> None:
     spec = read_project(write(tmp_path, FULL))
     with pytest.raises(InputError, match="needs a thread"):
         replace(spec, threads=0)
+
+
+@pytest.mark.parametrize("weight", ["nan", "inf", "1e300"])
+def test_weights_of_a_project_are_numbers(tmp_path: Path, weight: str) -> None:
+    text = f'name = "a"\nbase = "b"\n[[adapters]]\npath = "c"\nweight = {weight}\n'
+    (tmp_path / "edgekit.toml").write_text(text)
+    with pytest.raises(InputError, match="out of range"):
+        read_project(tmp_path / "edgekit.toml")
