@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from edgekit.converters import places
 from edgekit.converters.adapter import Adapter, same_bytes
 from edgekit.converters.adapter_config import targets
 from edgekit.converters.adapter_parts import HEADS, Pair, Saved
@@ -19,9 +20,6 @@ from edgekit.converters.places import (
     tensor_of,
 )
 from edgekit.tensors import TensorSource
-
-RELIABLE_SQUARES = (0, 21)
-"""Since this PEFT a stack whose matrices are square is told by its model; earlier ones read all as (in, out)."""
 
 
 def misfits(adapter: Adapter, base: TensorSource) -> list[str]:
@@ -41,6 +39,7 @@ class Fit:
         self.starts: dict[str, Saved] = {}
         self.parts: dict[str, list[Part]] = {}
         self.problems: list[str] = []
+        self.notes: list[str] = []
         self._tied = is_tied(base)
         self._embedding = input_embedding(base.names())
         self._both = bool(adapter.config.get("ensure_weight_tying")) and self._tied
@@ -68,7 +67,7 @@ class Fit:
         return self.base.info(stored).shape
 
     def _place(self, module: str, parameter: str = "weight") -> str | None:
-        head = f"{module}.{parameter}" == HEAD and self._tied and self._embedding
+        head = f"{places.text_name(module)}.{parameter}" == HEAD and self._tied and self._embedding
         return tensor_of(self.base, module, parameter) or (HEAD if head else None)
 
     def _place_saved(self) -> None:
@@ -77,7 +76,7 @@ class Fit:
             name = self._place(module, parameter)
             shape = self.adapter.info(saved.name).shape
             if name is None:
-                self.problems.append(f"{tensor}: the base has no such tensor")
+                self.problems.append(f"{tensor}: {places.absent(tensor, 'tensor')}")
             elif not self._may_replace(name, shape):
                 self.problems.append(f"{tensor}: saved as {shape}, the base has {self._shape(name)}")
             elif self.weight != 1.0 and not saved.frozen:
@@ -122,7 +121,7 @@ class Fit:
     def _place_pair(self, pair: Pair) -> None:
         name = self._place(pair.module)
         if name is None:
-            self.problems.append(f"{pair.module}: the base has no such module")
+            self._leave_out(pair)
             return
         transposed = pair.embedding or is_transposed(self.base, name)
         if problem := self._pair_problem(pair, name, transposed):
@@ -134,6 +133,14 @@ class Fit:
             self.parts.setdefault(HEAD, []).append(part)
         if pair.bias:
             self._place_bias(pair, pair.bias)
+
+    def _leave_out(self, pair: Pair) -> None:
+        """A module that the base doesn't have; one beside the text model may be there if it wasn't trained."""
+        untrained = not (pair.magnitude or pair.bias) and pair.module.startswith(places.OTHER_PARTS)
+        if not untrained or self.adapter.factor(pair.b).any():
+            self.problems.append(f"{pair.module}: {places.absent(pair.module, 'module')}")
+        elif places.UNTRAINED not in self.notes:
+            self.notes.append(places.UNTRAINED)
 
     def _pair_problem(self, pair: Pair, name: str, transposed: bool) -> str | None:
         """Why factors can't change the tensor that their module names, if they can't."""
@@ -178,22 +185,14 @@ class Fit:
                 f"{name}: lora_A is {a} and lora_B is {b}, the base's {stack.experts} experts of rank {pair.rank} "
                 f"need {(ranks, stack.columns)} and {(stack.out, ranks)}"
             )
-        elif stack.out == stack.columns and not self._square_is_known():
+        elif stack.out == stack.columns and not places.square_is_known(
+            self.base, self.adapter.config.get("peft_version")
+        ):
             self.problems.append(
                 f"{name}: square experts of a PEFT before 0.21: which way they lie is unclear"
             )
         else:
             self._add_experts(pair, stack)
-
-    def _square_is_known(self) -> bool:
-        if self.base.config.get("model_type") in TRANSPOSED_EXPERTS:
-            return True
-        version = str(self.adapter.config.get("peft_version") or "").split(".")[:2]
-        return (
-            len(version) == 2
-            and all(v.isdecimal() for v in version)
-            and (tuple(map(int, version)) >= RELIABLE_SQUARES)
-        )
 
     def _add_experts(self, pair: Pair, stack: Stack) -> None:
         transposed = self.base.config.get("model_type") in TRANSPOSED_EXPERTS
@@ -285,6 +284,7 @@ class Fit:
             and name not in self.adapter.pairs
         ]
         if config.get("target_modules") != "all-linear":
+            called = places.spelling(self.adapter.pairs)
             have = {tensor_of(self.base, pair.module) for pair in self.adapter.pairs.values()}
             missing += [
                 name.removesuffix(".weight")
@@ -292,7 +292,7 @@ class Fit:
                 if name.endswith(".weight")
                 and len(self.base.info(name).shape) == 2
                 and name not in have
-                and targets(config, name.removesuffix(".weight"))
+                and targets(config, name.removesuffix(".weight").replace("model.", called, 1))
             ]
             if self._tied and targets(config, "lm_head") and "lm_head" not in self.adapter.pairs:
                 missing.append("lm_head")

@@ -28,6 +28,7 @@ class Merged:
         self._starts: dict[str, tuple[Adapter, Saved]] = {}
         self._parts: dict[str, list[Part]] = {}
         self._adapters = [adapter for adapter, _ in adapters]
+        self._notes: list[str] = []
         self._tied = is_tied(base)
         self._embedding = input_embedding(base.names())
         for adapter, weight in adapters:
@@ -71,6 +72,7 @@ class Merged:
     def notes(self) -> Sequence[str]:
         """What a person should know of the merge although it works."""
         notes = [f"{adapter.folder.name}: {note}" for adapter in self._adapters for note in adapter.notes]
+        notes += self._notes
         if self.resized_by and not self.tokenizer:
             rows = self.config["vocab_size"]
             notes.append(
@@ -121,6 +123,7 @@ class Merged:
     def _add(self, adapter: Adapter, fit: Fit) -> None:
         if problems := [*adapter.problems, *fit.problems]:
             raise refusal(adapter, problems)
+        self._notes += [f"{adapter.folder.name}: {note}" for note in fit.notes]
         for name, saved in fit.starts.items():
             if name not in self._starts:
                 self._starts[name] = (adapter, saved)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from edgekit.tensors import TensorSource
@@ -11,8 +11,18 @@ from edgekit.tensors import TensorSource
 HEAD = "lm_head.weight"
 OUTER = ("transformer.", "model.")
 """What the model class puts before names that some checkpoints store without (GPT-2's do)."""
+TEXT_MODEL = ("model.language_model.", "language_model.model.")
+"""What multimodal classes, today's and older ones, call the text model's ``model.``."""
+OTHER_PARTS = (
+    "model.vision_tower.", "vision_tower.", "model.visual.", "visual.", "model.multi_modal_projector.",
+    "multi_modal_projector.", "model.embed_vision.", "model.audio_tower.", "model.embed_audio.", "mtp.",
+)  # fmt: skip
+"""Beginnings of what lies beside a text model: image and audio towers, projectors, layers that guess further tokens."""
+UNTRAINED = "its factors beside the text model are all zero, so nothing is lost with them"
 CONV1D = {"gpt2", "gpt_bigcode", "openai-gpt"}
 """Model types whose linear layers store (in, out): a LoRA's product is added transposed (fan_in_fan_out)."""
+RELIABLE_SQUARES = (0, 21)
+"""Since this PEFT a stack whose matrices are square is told by its model; earlier ones read all as (in, out)."""
 TRANSPOSED_EXPERTS = {"gpt_oss", "aria"}
 """Model types whose stacks of experts are (experts, in, out); the others' are (experts, out, in)."""
 
@@ -37,10 +47,37 @@ class Stack:
     parts: Mapping[str, tuple[int, int]]
 
 
+def text_name(name: str) -> str:
+    """A tensor's or module's name in the text model alone, from its name in a multimodal one."""
+    for outer in TEXT_MODEL:
+        if name.startswith(outer):
+            return f"model.{name.removeprefix(outer)}"
+    return name.removeprefix("language_model.") if name.startswith("language_model.lm_head") else name
+
+
+def absent(name: str, kind: str) -> str:
+    """Why an adapter's tensor or module has no place."""
+    if name.startswith(OTHER_PARTS):
+        return "was trained beside the text model, which alone is converted"
+    return f"the base has no such {kind}"
+
+
+def spelling(modules: Iterable[str]) -> str:
+    """What an adapter's modules call the text model's ``model.``."""
+    return next((outer for module in modules for outer in TEXT_MODEL if module.startswith(outer)), "model.")
+
+
 def tensor_of(base: TensorSource, module: str, parameter: str = "weight") -> str | None:
-    """The base's name of a module's parameter: as it is, or without transformers' outer prefix; None if absent."""
+    """The base's name of a module's parameter: as it is, or as the text model alone or transformers' inner one has it.
+
+    None if it is absent.
+    """
     names = base.names()
-    for candidate in (module, *(module.removeprefix(p) for p in OUTER if module.startswith(p))):
+    for candidate in (
+        module,
+        text_name(module),
+        *(module.removeprefix(p) for p in OUTER if module.startswith(p)),
+    ):
         if f"{candidate}.{parameter}" in names:
             return f"{candidate}.{parameter}"
     return None
@@ -59,6 +96,15 @@ def is_tied(base: TensorSource) -> bool:
 def is_transposed(base: TensorSource, name: str) -> bool:
     """Whether a matrix is stored (in, out)."""
     return base.config.get("model_type") in CONV1D and name != HEAD
+
+
+def square_is_known(base: TensorSource, peft_version: object) -> bool:
+    """Whether it is clear which way square experts of an adapter lie."""
+    if base.config.get("model_type") in TRANSPOSED_EXPERTS:
+        return True
+    version = str(peft_version or "").split(".")[:2]
+    known = len(version) == 2 and all(part.isdecimal() for part in version)
+    return known and tuple(map(int, version)) >= RELIABLE_SQUARES
 
 
 def expert_stacks(base: TensorSource) -> dict[str, Stack]:

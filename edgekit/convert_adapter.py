@@ -17,10 +17,10 @@ def convert_adapter(
 ) -> AdapterFile:
     """Write ``adapter`` as ``out`` in type ``kind`` (F32, F16, BF16); raises the errors of ``edgekit.errors``."""
     from edgekit.converters.adapter import Adapter
-    from edgekit.converters.checkpoint import Checkpoint
     from edgekit.converters.gguf import lora_file
+    from edgekit.converters.text_model import open_model
 
-    with closing(Checkpoint(base)) as checkpoint, closing(Adapter(adapter)) as opened:
+    with closing(open_model(base)) as checkpoint, closing(Adapter(adapter)) as opened:
         laid_out = lora_file.lay_out(opened, checkpoint, base)
         with atomic_file(out, force=force) as temporary:
             laid_out.write(temporary, opened.folder.name, kind)

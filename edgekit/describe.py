@@ -83,17 +83,18 @@ def describe_gguf(path: Path) -> dict[str, Any]:
 
 def describe_checkpoint(path: Path) -> dict[str, Any]:
     """What a checkpoint is, and whether it converts."""
-    from edgekit.converters.checkpoint import Checkpoint
+    from edgekit.converters.checkpoint import read_config
     from edgekit.converters.gguf import plan
+    from edgekit.converters.text_model import open_model
     from edgekit.errors import EdgekitError
 
-    checkpoint = Checkpoint(path)
+    checkpoint, config = open_model(path), read_config(path)
     try:
         infos = [checkpoint.info(name) for name in checkpoint.names()]
         found: dict[str, Any] = {
             "kind": "checkpoint",
-            "architectures": checkpoint.config.get("architectures") or [],
-            "model_type": checkpoint.config.get("model_type"),
+            "architectures": config.get("architectures") or [],
+            "model_type": config.get("model_type"),
             "parameters": sum(info.size for info in infos),
             "tensors": len(infos),
             "dtypes": dict(Counter(info.dtype for info in infos).most_common()),
@@ -104,7 +105,7 @@ def describe_checkpoint(path: Path) -> dict[str, Any]:
             layout = plan.lay_out(checkpoint, path, path.name)
             found |= {
                 "converts": True,
-                "pre_tokenizer": layout.vocabulary and layout.vocabulary.pre,
+                "pre_tokenizer": layout.vocabulary and (layout.vocabulary.pre or layout.vocabulary.model),
                 "why_not": None,
             }
         except EdgekitError as error:
@@ -117,15 +118,15 @@ def describe_checkpoint(path: Path) -> dict[str, Any]:
 def describe_adapter(path: Path, base: Path | None) -> dict[str, Any]:
     """The lint: what an adapter trains, how strongly, the base it names, and what would not merge."""
     from edgekit.converters.adapter import Adapter
-    from edgekit.converters.checkpoint import Checkpoint
     from edgekit.converters.fit import misfits
     from edgekit.converters.gguf.gguf_source import GgufSource
+    from edgekit.converters.text_model import open_model
 
     adapter = Adapter(path)
     try:
         problems = list(adapter.problems)
         if base is not None:
-            with closing(GgufSource(base, merging=True) if base.is_file() else Checkpoint(base)) as opened:
+            with closing(GgufSource(base, merging=True) if base.is_file() else open_model(base)) as opened:
                 problems += misfits(adapter, opened)
         return {
             "kind": "adapter",

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from edgekit.converters.gguf.gguf_source import GgufSource
     from edgekit.converters.gguf.plan import Layout, Plan
     from edgekit.converters.lora import Merged
+    from edgekit.converters.text_model import TextModel
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Opened:
     """A build's inputs, all of them checked, and a plan per quantization."""
 
     spec: BuildSpec
-    base: Checkpoint | GgufSource
+    base: Checkpoint | TextModel | GgufSource
     adapters: Sequence[tuple[Adapter, float]]
     merged: Merged
     layout: Layout
@@ -43,7 +44,10 @@ class Opened:
     @property
     def notes(self) -> list[str]:
         """What a person should know although everything works."""
-        notes = list(self.merged.notes)
+        from edgekit.converters.text_model import TextModel
+
+        notes = list(self.base.notes) if isinstance(self.base, TextModel) else []
+        notes += self.merged.notes
         if self.layout.origin and self.spec.base.is_file():
             notes += self.layout.origin.notes()
         elif self.layout.origin:
@@ -88,20 +92,20 @@ def opened(spec: BuildSpec, progress: Progress) -> Iterator[Opened]:
         yield Opened(spec, base, adapters, merged, layout, plans, words)
 
 
-def _base(spec: BuildSpec, stack: ExitStack) -> Checkpoint | GgufSource:
-    from edgekit.converters.checkpoint import Checkpoint
+def _base(spec: BuildSpec, stack: ExitStack) -> Checkpoint | TextModel | GgufSource:
     from edgekit.converters.gguf import families
     from edgekit.converters.gguf.gguf_source import GgufSource
+    from edgekit.converters.text_model import open_model
 
-    base: Checkpoint | GgufSource
+    base: Checkpoint | TextModel | GgufSource
     if spec.base.is_file():
         base = GgufSource(spec.base, merging=bool(spec.adapters))
     else:
-        base = Checkpoint(spec.base)
+        base = open_model(spec.base)
     stack.callback(base.close)
     if spec.llama_cpp:
         handoff.check(spec.llama_cpp)
-    elif isinstance(base, Checkpoint):
+    elif not isinstance(base, GgufSource):
         families.find(base.config, spec.base / "config.json")
     return base
 
@@ -119,7 +123,7 @@ def _check_vocabulary(merged: Merged, base: Path) -> None:
 
 def _layout(
     spec: BuildSpec,
-    base: Checkpoint | GgufSource,
+    base: Checkpoint | TextModel | GgufSource,
     merged: Merged,
     words: Path,
     stack: ExitStack,

@@ -20,11 +20,13 @@ def memory_by_context(config: Mapping[str, Any], weights: int) -> dict[str, int]
 
 
 def kv_cache(config: Mapping[str, Any], context: int) -> int:
-    """Bytes of keys and values of every layer, two bytes a number."""
-    heads = config["num_attention_heads"]
-    head_dim = config.get("head_dim") or config["hidden_size"] // heads
-    kv_heads = config.get("num_key_value_heads") or heads
-    return int(2 * 2 * config["num_hidden_layers"] * kv_heads * head_dim * context)
+    """Bytes of keys and values of every layer that has its own, two bytes a number."""
+    widths = config.get("key_widths")
+    if widths is None:
+        heads = config["num_attention_heads"]
+        head_dim = config.get("head_dim") or config["hidden_size"] // heads
+        widths = [(config.get("num_key_value_heads") or heads) * head_dim] * config["num_hidden_layers"]
+    return int(2 * 2 * sum(widths) * context)
 
 
 def _buffers(config: Mapping[str, Any], context: int) -> int:

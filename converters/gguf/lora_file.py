@@ -30,6 +30,9 @@ from edgekit.tensors import Float32, TensorSource
 STORED = {"F32": (Q.F32, np.float32), "F16": (Q.F16, np.float16), "BF16": (Q.BF16, ml_dtypes.bfloat16)}
 """Types that the factors may be stored in."""
 
+UNAPPLIED = frozenset({"per_layer_model_proj.weight"})
+"""Matrices that llama.cpp multiplies by without looking for an adapter's factors."""
+
 
 @dataclass(frozen=True)
 class Factor:
@@ -126,6 +129,8 @@ def _factors(
     if not changed:
         return []
     pair, transform = pairs[changed[0].source], mapped.transform
+    if mapped.name in UNAPPLIED:
+        raise refusal(adapter, [f"{pair.module}: llama.cpp applies no adapter there; merge it instead"])
     transposed = base.config.get("model_type") in CONV1D
     # What transposes a base weight would undo what LoRA stores the right way round.
     if len(mapped.sources) > 1 or not (

@@ -87,7 +87,8 @@ class Layout:
             "num_key_value_heads": max(shared) if isinstance(shared, list) else shared,
             "hidden_size": keys["embedding_length"],
             "head_dim": keys.get("attention.key_length"),
-            "intermediate_size": keys["feed_forward_length"],
+            "key_widths": _key_widths(keys),
+            "intermediate_size": max(ffn) if isinstance(ffn := keys["feed_forward_length"], list) else ffn,
             "vocab_size": next(t.shape[0] for t in self.tensors if t.name == "token_embd.weight"),
             "max_position_embeddings": keys["context_length"],
         }
@@ -223,6 +224,18 @@ def _kinds(
     kinds = presets.assign(shapes, preset, layout.model, overrides, matrix=matrix is not None, stored=stored)
     imatrix.check_needs(kinds, preset, weights)
     return kinds, weights or {}
+
+
+def _key_widths(keys: Mapping[str, Any]) -> list[int]:
+    """Numbers in the keys of one token, for each layer that has keys of its own."""
+    layers, heads = keys["block_count"], keys["attention.head_count"]
+    size = keys.get("attention.key_length", keys["embedding_length"] // heads)
+    shared = keys.get("attention.head_count_kv", heads)
+    shared = shared if isinstance(shared, list) else [shared] * layers
+    local = keys.get("attention.sliding_window_pattern", [False] * layers)
+    sizes = [keys.get("attention.key_length_swa", size) if windowed else size for windowed in local]
+    storing = layers - keys.get("attention.shared_kv_layers", 0)
+    return [count * one for count, one in zip(shared, sizes, strict=True)][:storing]
 
 
 def _entries(layout: Layout, preset: presets.Preset) -> list[Entry]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from edgekit.converters.gguf import bpe, ranks, sentencepiece, spm, tokenizer_json, unigram
+from edgekit.converters.gguf import bpe, gemma4_vocabulary, ranks, sentencepiece, spm, tokenizer_json, unigram
 from edgekit.converters.gguf.vocabulary import Surroundings, Vocabulary
 from edgekit.errors import InputError
 
@@ -18,6 +18,8 @@ def _from_json(files: Surroundings, size: int) -> Vocabulary:
     if tokenizer.model.type == "Unigram":
         return unigram.convert(tokenizer, files, size)
     if tokenizer.model.type == "BPE" and tokenizer.model.byte_fallback:
+        if gemma4_vocabulary.is_gemma4(files.config):
+            return gemma4_vocabulary.convert(tokenizer, files, size)
         return spm.convert(tokenizer, files, size)
     return bpe.convert(tokenizer, files, size)
 

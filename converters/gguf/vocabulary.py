@@ -33,6 +33,8 @@ KNOWN_ENDS = {
     "<|endoftext|>",
     "<|end_of_text|>",
     "<end_of_turn>",
+    "<turn|>",
+    "<|tool_response>",
 }
 """Tokens that llama.cpp knows by their text to end an answer; a build checks that all ends are recognised."""
 
@@ -52,6 +54,7 @@ class Vocabulary:
 
     model: str
     pre: str
+    """llama.cpp's name of the pre-tokenizer; empty where the model implies it."""
     tokens: Sequence[str]
     types: Sequence[TokenType]
     merges: Sequence[str]
@@ -87,7 +90,7 @@ class Vocabulary:
         """The tokenizer.* keys, in the order of llama.cpp's converter."""
         entries = [
             Entry("tokenizer.ggml.model", self.model, STRING),
-            Entry("tokenizer.ggml.pre", self.pre, STRING),
+            *([Entry("tokenizer.ggml.pre", self.pre, STRING)] if self.pre else []),
             Entry("tokenizer.ggml.tokens", self.tokens, ARRAY),
         ]
         if self.scores:

@@ -20,6 +20,7 @@ import msgspec
 from edgekit.converters.checkpoint import Checkpoint
 from edgekit.converters.gguf import families, plan, presets, stream
 from edgekit.converters.gguf.checked import Checked
+from edgekit.converters.text_model import open_model
 from tests.converters.oracles import SIZES, Case, add_lora, assert_same_answers, make, to_gguf
 from tests.converters.test_families import CASES
 from tests.converters.test_peer_converter import ACCEPTED, REFUSED
@@ -81,13 +82,11 @@ def check(name: str, case: Case, folder: Path, peers: Mapping[str, str]) -> Chec
         lora = assert_same_answers(
             to_gguf(folder / "base", folder / "lora.gguf", adapter=folder / "lora"), merged, vocab
         )
-    config = Checkpoint(folder / "base").config
-    family = families.find(config, folder / "config.json")
+    architecture = Checkpoint(folder / "base").config["architectures"][0]
+    family = families.find(open_model(folder / "base").config, folder / "config.json")
     speed = seconds_per_byte(case, folder / "large") / llamas(folder / "llama")
     peer = peers.get(name, "")
-    return Checked(
-        name, config["architectures"][0], family.ARCH, logits, lora, peer, round(speed, 2), tokenizer_of(name)
-    )
+    return Checked(name, architecture, family.ARCH, logits, lora, peer, round(speed, 2), tokenizer_of(name))
 
 
 def tokenizer_of(name: str) -> str:

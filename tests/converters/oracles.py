@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from edgekit.converters.adapter import Adapter
-from edgekit.converters.checkpoint import Checkpoint
 from edgekit.converters.gguf import plan, presets, stream
 from edgekit.converters.lora import Merged
+from edgekit.converters.text_model import open_model
 from edgekit.runtimes.engine import Run
 from tests.benchmarks.make_model import tokenizer
 
@@ -35,6 +35,8 @@ class Case:
 
     Feed-forwards are made a tenth as loud, so that the bound holds where all else is right, and only there.
     """
+    wrapper: str = ""
+    """transformers' configuration class of a multimodal model around it; its model is named likewise."""
 
 
 SIZES = {
@@ -45,6 +47,23 @@ SIZES = {
 """What a case has unless it says otherwise."""
 
 
+SEEING: dict[str, dict[str, Any]] = {
+    "Gemma3Config": {
+        "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "image_size": 28, "patch_size": 14,
+    },
+    "Qwen3_5Config": {
+        "depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 64, "patch_size": 4,
+        "num_position_embeddings": 16,
+    },
+    "Gemma4Config": {
+        "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 8,
+        "num_key_value_heads": 2,
+    },
+}  # fmt: skip
+"""The smallest image towers that the multimodal models take."""
+
+
 def make(case: Case, folder: Path, seed: int = 0, dtype: str = "float32") -> Any:
     """Save a random model of the case, with a tokenizer; returns transformers' model."""
     torch = pytest.importorskip("torch")
@@ -52,7 +71,19 @@ def make(case: Case, folder: Path, seed: int = 0, dtype: str = "float32") -> Any
     transformers.utils.logging.disable_progress_bar()
     torch.manual_seed(seed)
     config = getattr(transformers, case.config)(**{**SIZES, **case.settings})
-    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()
+    kind = transformers.AutoModelForCausalLM
+    if case.wrapper:
+        kind = getattr(transformers, case.wrapper.replace("Config", "ForConditionalGeneration"))
+        vision = SEEING[case.wrapper]
+        config = getattr(transformers, case.wrapper)(
+            text_config=config, vision_config=vision, tie_word_embeddings=config.tie_word_embeddings
+        )
+    model = (
+        kind._from_config(config, attn_implementation="eager")
+        if case.wrapper
+        else kind.from_config(config, attn_implementation="eager")
+    )
+    model = model.float().eval()
     _randomize(torch, model)
     if case.half_gelu:
         _quieten(torch, model)
@@ -80,10 +111,12 @@ def _quieten(torch: Any, model: Any) -> None:
     """Make feed-forwards a tenth as loud, by the norm after them where a model has one."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if "post_feedforward_layernorm" in name:
-                parameter.sub_(0.9)  # Gemma adds 1
+            if "post_feedforward_layernorm" in name or "post_per_layer_input_norm" in name:
+                parameter.sub_(0.9)  # Gemma 2 and 3 add 1, others start at it
             elif "mlp.down_proj" in name or "mlp.c_proj" in name:
                 parameter.mul_(0.1)
+            elif "q_norm" in name and "gemma4" in model.config.model_type:
+                parameter.mul_(0.25)  # what others divide by the root of a head's size
 
 
 def add_lora(case: Case, model: Any, folder: Path, seed: int = 1) -> Any:
@@ -105,7 +138,7 @@ def add_lora(case: Case, model: Any, folder: Path, seed: int = 1) -> Any:
 
 def to_gguf(folder: Path, target: Path, preset: str = "F32", adapter: Path | None = None) -> Path:
     """Convert a checkpoint, with an adapter merged where one is given."""
-    base = Checkpoint(folder)
+    base = open_model(folder)
     merged = Merged(base, [(Adapter(adapter), 1.0)] if adapter else [])
     stream.write([plan.plan(plan.lay_out(merged, folder, "test"), presets.preset(preset))], [target], 2)
     return target

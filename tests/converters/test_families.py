@@ -8,7 +8,7 @@ import pytest
 
 from edgekit.converters.gguf import families
 from edgekit.converters.gguf.checked import checked
-from tests.converters.oracles import Case, add_lora, assert_same_answers, make, to_gguf
+from tests.converters.oracles import SIZES, Case, add_lora, assert_same_answers, make, to_gguf
 
 LLAMA3 = {
     "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
@@ -234,6 +234,93 @@ CASES |= {
                 "mrope_section": [2, 1, 1],
             },
         },
+    ),
+}
+
+TEXT = (
+    r"model\.language_model\..*\."
+    r"(q_proj|o_proj|in_proj_qkv|out_proj|gate_proj|down_proj|per_layer_input_gate|per_layer_projection)"
+)
+CASES |= {
+    # Text models as they are published: inside a multimodal one.
+    "gemma-3-4b-it": Case("Gemma3TextConfig", GEMMA3, TEXT, half_gelu=True, wrapper="Gemma3Config"),
+    "qwen3.5-vl": Case(
+        "Qwen3_5TextConfig",
+        {
+            **DELTA_NET,
+            "num_hidden_layers": 4,
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 4,
+            "head_dim": 32,
+        },
+        TEXT,
+        wrapper="Qwen3_5Config",
+    ),
+    "qwen3.5-vl-tied": Case(
+        "Qwen3_5TextConfig",
+        {
+            **DELTA_NET,
+            "num_hidden_layers": 4,
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 2,
+            "head_dim": 32,
+            "tie_word_embeddings": True,
+        },
+        TEXT,
+        wrapper="Qwen3_5Config",
+    ),
+}
+
+GEMMA4 = {
+    "num_hidden_layers": 6,
+    "head_dim": 16,
+    "global_head_dim": 32,
+    "sliding_window": 24,
+    "tie_word_embeddings": True,
+    "hidden_size_per_layer_input": 0,
+    "layer_types": ["sliding_attention", "sliding_attention", "full_attention"] * 2,
+}
+EMBEDDED = {"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": SIZES["vocab_size"]}
+CASES |= {
+    "gemma-4-e2b": Case(
+        "Gemma4TextConfig",
+        {
+            **GEMMA4,
+            **EMBEDDED,
+            "num_kv_shared_layers": 3,
+            "use_double_wide_mlp": True,
+            "final_logit_softcapping": 3.0,
+        },
+        half_gelu=True,
+    ),
+    "gemma-4-31b": Case(
+        "Gemma4TextConfig",
+        {**GEMMA4, "attention_k_eq_v": True, "num_global_key_value_heads": 1},
+        half_gelu=True,
+    ),
+    "gemma-4-untied": Case(
+        "Gemma4TextConfig",
+        {
+            **GEMMA4,
+            **EMBEDDED,
+            "tie_word_embeddings": False,
+            "rope_parameters": {
+                "full_attention": {
+                    "rope_type": "proportional",
+                    "partial_rotary_factor": 0.5,
+                    "rope_theta": 500.0,
+                },
+                "sliding_attention": {"rope_type": "default", "rope_theta": 300.0},
+            },
+        },
+        half_gelu=True,
+    ),
+    "gemma-4-e4b-it": Case(
+        "Gemma4TextConfig",
+        {**GEMMA4, **EMBEDDED, "num_kv_shared_layers": 3, "pad_token_id": 0},
+        TEXT,
+        half_gelu=True,
+        wrapper="Gemma4Config",
     ),
 }
 

@@ -24,11 +24,15 @@ OTHERS = ("tokenizer.", "general.", "GGUF.")
 """Keys of the tokenizer, the model card and the file itself, held elsewhere; the architecture's name is compared."""
 
 WINDOW = "ends with the sliding window: llama.cpp computes none here, so that answers beyond it would differ"
+NO_CAP = "turns off the cap of 30 that llama.cpp puts in where a file gives none; the model has none"
 
 ACCEPTED: dict[str, dict[str, str]] = {
     "mistral-7b-v0.1": {"llama.context_length": WINDOW},
     "qwen2-linear-window": {"qwen2.context_length": WINDOW},
     "phi-3-4k": {"phi3.context_length": WINDOW},
+    "gemma-4-31b": {"gemma4.final_logit_softcapping": NO_CAP},
+    "gemma-4-untied": {"gemma4.final_logit_softcapping": NO_CAP},
+    "gemma-4-e4b-it": {"gemma4.final_logit_softcapping": NO_CAP},
 }
 """Keys and tensors, by case, in which edgekit differs from llama.cpp's converter on purpose, and why."""
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from edgekit.build import build
-from edgekit.converters.checkpoint import Checkpoint
 from edgekit.converters.gguf import families, plan
+from edgekit.converters.text_model import open_model
 from edgekit.errors import EdgekitError
 from edgekit.project import BuildSpec
 from tests.converters.oracles import make
@@ -22,13 +22,16 @@ NAMES = ("num_hidden_layers", "num_attention_heads", "hidden_size", "vocab_size"
 
 @pytest.mark.parametrize("name", CASES)
 def test_sizes_are_those_of_transformers(name: str, tmp_path: Path) -> None:
-    config = make(CASES[name], tmp_path).config
-    found = plan.lay_out(Checkpoint(tmp_path), tmp_path, "test").sizes
+    config = make(CASES[name], tmp_path).config.get_text_config()
+    found = plan.lay_out(open_model(tmp_path), tmp_path, "test").sizes
     assert {key: found[key] for key in NAMES} == {key: getattr(config, key) for key in NAMES}
     heads = config.num_attention_heads
-    shared = heads if name == "gpt-2" else config.num_key_value_heads
+    layers = [config]
+    if "gemma4" in config.model_type:  # its heads differ by layer; the last ones are the largest
+        layers = [config.per_layer_config[layer] for layer in range(config.num_hidden_layers)]
+    shared = heads if name == "gpt-2" else max(layer.num_key_value_heads for layer in layers)
     assert found["num_key_value_heads"] == shared
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    head_dim = getattr(layers[-1], "head_dim", None) or config.hidden_size // heads
     assert (found["head_dim"] or found["hidden_size"] // heads) == head_dim
 
 
