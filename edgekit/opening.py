@@ -99,7 +99,8 @@ def _base(spec: BuildSpec, stack: ExitStack) -> Checkpoint | GgufSource:
     stack.callback(base.close)
     if spec.llama_cpp:
         handoff.check(spec.llama_cpp)
-    elif isinstance(base, Checkpoint):
+    # What a known family refuses of a config, llama.cpp's converter would take and its runtime compute otherwise.
+    if isinstance(base, Checkpoint) and (not spec.llama_cpp or families.named(base.config)):
         families.find(base.config, spec.base / "config.json")
     return base
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import gguf
@@ -13,7 +14,15 @@ from edgekit.build import build
 from edgekit.errors import EdgekitError, InputError, UnsupportedModelError
 from edgekit.project import BuildSpec
 from tests.converters.oracles import to_gguf
-from tests.models import attention_modules, llama_config, lora_arrays, write_adapter, write_llama
+from tests.models import (
+    attention_modules,
+    llama_config,
+    llama_weights,
+    lora_arrays,
+    save,
+    write_adapter,
+    write_llama,
+)
 
 SCRIPT = """
 import json, os, shutil, sys
@@ -80,3 +89,20 @@ def test_a_tokenizer_with_code_is_not_given_to_it(spec: BuildSpec, tmp_path: Pat
     with pytest.raises(UnsupportedModelError, match="code of its own"):
         build(spec)
     assert not (tmp_path / "seen.json").exists()
+
+
+def test_what_a_known_family_refuses_is_not_handed_over(spec: BuildSpec, tmp_path: Path) -> None:
+    """The converter takes a rotation that llama.cpp doesn't compute, and says nothing."""
+    base = write_llama(tmp_path / "known", rope_scaling={"rope_type": "dynamic", "factor": 2.0})
+    with pytest.raises(UnsupportedModelError, match="rope scaling"):
+        build(replace(spec, base=base))
+    assert not (tmp_path / "seen.json").exists()
+
+
+def test_what_a_known_family_has_no_place_for_is_handed_over(spec: BuildSpec, tmp_path: Path) -> None:
+    config = llama_config()
+    more = {"mtp.head.weight": np.zeros((4, 4), np.float32)}
+    base = write_llama(tmp_path / "known")
+    save(base / "model.safetensors", llama_weights(config) | more)
+    build(replace(spec, base=base))
+    assert (tmp_path / "seen.json").exists()
