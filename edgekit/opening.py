@@ -105,7 +105,8 @@ def _base(spec: BuildSpec, stack: ExitStack) -> Checkpoint | TextModel | GgufSou
     stack.callback(base.close)
     if spec.llama_cpp:
         handoff.check(spec.llama_cpp)
-    elif not isinstance(base, GgufSource):
+    # What a known family refuses of a config, llama.cpp's converter would take and its runtime compute otherwise.
+    if not isinstance(base, GgufSource) and (not spec.llama_cpp or families.named(base.config)):
         families.find(base.config, spec.base / "config.json")
     return base
 

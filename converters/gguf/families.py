@@ -57,17 +57,24 @@ LAYERS = 512
 """llama.cpp's LLAMA_MAX_LAYERS."""
 
 
+def named(config: Mapping[str, Any]) -> Family | None:
+    """The family that a config's ``architectures`` name, the config unchecked."""
+    names = config.get("architectures")
+    names = names if isinstance(names, list) else []
+    return next((f for f in FAMILIES if any(name in f.ARCHITECTURES for name in names)), None)
+
+
 def find(config: Mapping[str, Any], path: Path) -> Family:
     """The family of a checkpoint, its config checked; ``UnsupportedModelError`` with the list of those known."""
-    named = config.get("architectures") or []
-    named = [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
-    family = next((f for f in FAMILIES if any(name in f.ARCHITECTURES for name in named)), None)
+    family = named(config)
     if family is None:
         known = ", ".join(name for f in FAMILIES for name in f.ARCHITECTURES)
         raise UnsupportedModelError(
             "a model of this architecture isn't converted to GGUF yet",
             path=path,
-            found=f"{', '.join(map(str, named)) or 'none'} (model_type {config.get('model_type', 'unknown')})",
+            found=f"{config.get('architectures') or 'none'} (model_type {config.get('model_type', 'unknown')})"[
+                :200
+            ],
             expected=known,
             next_step="--with-llama-cpp DIR merges it and has your llama.cpp's converter convert it, where that knows the model",
         )

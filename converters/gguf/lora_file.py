@@ -16,7 +16,7 @@ from gguf import GGMLQuantizationType as Q
 from gguf import GGUFWriter
 
 from edgekit.converters.adapter import Adapter
-from edgekit.converters.adapter_parts import Pair
+from edgekit.converters.adapter_parts import Pair, Saved
 from edgekit.converters.fit import misfits
 from edgekit.converters.gguf import families
 from edgekit.converters.gguf.decoder import interleave
@@ -29,6 +29,8 @@ from edgekit.tensors import Float32, TensorSource
 
 STORED = {"F32": (Q.F32, np.float32), "F16": (Q.F16, np.float16), "BF16": (Q.BF16, ml_dtypes.bfloat16)}
 """Types that the factors may be stored in."""
+RUN = 1024
+"""Rows that are compared at once."""
 
 UNAPPLIED = frozenset({"per_layer_model_proj.weight"})
 """Matrices that llama.cpp multiplies by without looking for an adapter's factors."""
@@ -95,7 +97,11 @@ def lay_out(adapter: Adapter, base: TensorSource, folder: Path) -> AdapterFile:
 
 
 def _unmergeable(adapter: Adapter, base: TensorSource) -> list[str]:
-    problems = [f"{tensor} was trained whole: only a merge takes that along" for tensor in adapter.saved]
+    problems = [
+        f"{tensor} was trained whole: only a merge takes that along"
+        for tensor, saved in adapter.saved.items()
+        if not (saved.frozen and _is_of(base, tensor, adapter, saved))
+    ]
     problems += [f"{module}: single tokens of it were trained; merge it instead" for module in adapter.tokens]
     for pair in adapter.pairs.values():
         name = tensor_of(base, pair.module)
@@ -109,6 +115,19 @@ def _unmergeable(adapter: Adapter, base: TensorSource) -> list[str]:
         elif len(base.info(name).shape) != 2:
             problems.append(f"{pair.module}: is no plain matrix; merge it instead")
     return problems
+
+
+def _is_of(base: TensorSource, tensor: str, adapter: Adapter, saved: Saved) -> bool:
+    """Whether a tensor that PEFT kept beside its factors is the base's own; both are read in runs of rows."""
+    module, _, parameter = tensor.rpartition(".")
+    name, info = tensor_of(base, module, parameter), adapter.info(saved.name)
+    if name is None or base.info(name).shape != info.shape:
+        return False
+    return all(
+        np.array_equal(adapter.read(saved.name, start, stop), base.read(name, slice(start, stop)))
+        for start in range(0, info.rows, RUN)
+        for stop in (min(start + RUN, info.rows),)
+    )
 
 
 def _alpha(adapter: Adapter) -> float:

@@ -21,7 +21,14 @@ from edgekit.runtimes.llamacpp import LlamaCppEngine, LlamaCppOptions
 from edgekit.tensors import Float32
 from tests.converters.oracles import add_lora, make, to_gguf
 from tests.converters.test_families import CASES
-from tests.models import attention_modules, llama_config, lora_arrays, write_adapter, write_llama
+from tests.models import (
+    attention_modules,
+    llama_config,
+    llama_weights,
+    lora_arrays,
+    write_adapter,
+    write_llama,
+)
 
 TOKENS = [7, 300, 12, 99, 256, 31, 8, 200, 150, 42]
 
@@ -200,3 +207,21 @@ def test_factors_that_a_smaller_type_cannot_hold_are_refused(tmp_path: Path) -> 
     with pytest.raises(AdapterError, match="F16 can't"):
         convert_adapter(tmp_path / "lora", tmp_path / "base", tmp_path / "a.gguf", kind="F16")
     assert not list(tmp_path.glob("*a.gguf*"))
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_head_that_peft_saved_beside_its_factors(tmp_path: Path, own: bool) -> None:
+    """PEFT keeps the head that it trained factors for: the base's own needn't be taken along, another must."""
+    base = write_llama(tmp_path / "base")
+    rng = np.random.default_rng(3)
+    arrays = lora_arrays(llama_config(), attention_modules(2)) | {
+        "lm_head.lora_A.weight": rng.standard_normal((4, 64)).astype(np.float32),
+        "lm_head.lora_B.weight": rng.standard_normal((384, 4)).astype(np.float32),
+        "lm_head.base_layer.weight": llama_weights(llama_config(), 0 if own else 9)["lm_head.weight"],
+    }
+    write_adapter(tmp_path / "lora", arrays, target_modules=["q_proj", "v_proj", "lm_head"])
+    if own:
+        assert_applied(tmp_path)
+        return
+    with pytest.raises(AdapterError, match="lm_head.weight was trained whole"):
+        convert_adapter(tmp_path / "lora", base, tmp_path / "a.gguf")

@@ -14,7 +14,15 @@ from edgekit.build import build
 from edgekit.errors import EdgekitError, UnsupportedModelError
 from edgekit.progress import Progress
 from edgekit.project import BuildSpec
-from tests.models import attention_modules, llama_config, lora_arrays, write_adapter, write_llama
+from tests.models import (
+    attention_modules,
+    llama_config,
+    llama_weights,
+    lora_arrays,
+    save,
+    write_adapter,
+    write_llama,
+)
 
 CONVERTER = """
 import json, os, sys
@@ -113,3 +121,18 @@ def test_a_tokenizer_with_code_is_not_given_to_it(spec: BuildSpec) -> None:
     (spec.base / "tokenizer_config.json").write_text(json.dumps(words))
     with pytest.raises(UnsupportedModelError, match="code of its own"):
         build(spec)
+
+
+def test_what_a_known_family_refuses_is_not_handed_over(spec: BuildSpec, tmp_path: Path) -> None:
+    """The converter takes a rotation that llama.cpp doesn't compute, and says nothing."""
+    base = write_llama(tmp_path / "known", rope_scaling={"rope_type": "dynamic", "factor": 2.0})
+    with pytest.raises(UnsupportedModelError, match="rope scaling"):
+        build(replace(spec, base=base))
+
+
+def test_what_a_known_family_has_no_place_for_is_handed_over(spec: BuildSpec, tmp_path: Path) -> None:
+    more = {"mtp.head.weight": np.zeros((4, 4), np.float32)}
+    base = write_llama(tmp_path / "known")
+    save(base / "model.safetensors", {**llama_weights(llama_config()), **more})
+    with pytest.raises(EdgekitError, match="AssertionError"):
+        build(replace(spec, base=base))
