@@ -30,14 +30,14 @@ TABLE = ROOT / "converters" / "gguf" / "checked.json"
 BEGIN, END = "<!-- families: made by `make families` -->", "<!-- /families -->"
 LLAMA = "llama-3.2"
 PRESET = "Q4_K_M"
-REAL, TRAINED = "real ids", "stand-in"
+REAL, TRAINED = "published", "stand-in"
 TOKENIZERS = {
     "llama": ("Llama 3 BPE", REAL), "tinyllama": ("SentencePiece", REAL), "smollm2": ("SmolLM BPE", TRAINED),
     "mistral": ("SentencePiece", REAL), "mistral-nemo": ("Tekken", TRAINED), "qwen": ("Qwen2 BPE", TRAINED),
     "granite": ("StarCoder BPE", REAL), "olmo2": ("cl100k BPE", TRAINED), "smollm3": ("Llama 3 BPE", REAL),
     "gemma": ("SentencePiece BPE", TRAINED), "gemma-4": ("Gemma 4's BPE", TRAINED), "phi-3": ("SentencePiece", REAL),
     "phi-4-mini": ("o200k BPE", TRAINED), "phi-4": ("cl100k BPE", TRAINED), "stablelm": ("cl100k BPE", TRAINED),
-    "gpt-2": ("GPT-2 BPE", REAL), "mixtral": ("SentencePiece", REAL), "lfm2": ("Llama 3 BPE", REAL),
+    "gpt-2": ("GPT-2 BPE", REAL), "mixtral": ("SentencePiece", REAL), "lfm2": ("LFM2 BPE", TRAINED),
     "qwen3.5": ("Qwen3.5 BPE", TRAINED),
 }  # fmt: skip
 """By the beginning of a case's name: the tokenizer that such models come with, and whether a published one of its
