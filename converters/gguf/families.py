@@ -28,6 +28,7 @@ from edgekit.converters.gguf import (
     stablelm,
 )
 from edgekit.converters.gguf.family import Family, unsupported, whole
+from edgekit.converters.text_model import WRAPPERS
 from edgekit.errors import UnsupportedModelError
 from edgekit.tensors import TensorSource
 
@@ -68,7 +69,7 @@ def find(config: Mapping[str, Any], path: Path) -> Family:
     """The family of a checkpoint, its config checked; ``UnsupportedModelError`` with the list of those known."""
     family = named(config)
     if family is None:
-        known = ", ".join(name for f in FAMILIES for name in f.ARCHITECTURES)
+        known = ", ".join([*(name for f in FAMILIES for name in f.ARCHITECTURES), *WRAPPERS])
         raise UnsupportedModelError(
             "a model of this architecture isn't converted to GGUF yet",
             path=path,
