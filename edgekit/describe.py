@@ -102,14 +102,13 @@ def describe_checkpoint(path: Path) -> dict[str, Any]:
             "tied_embeddings": "lm_head.weight" not in checkpoint.names(),
         }
         try:
-            layout = plan.lay_out(checkpoint, path, path.name)
-            found |= {
-                "converts": True,
-                "pre_tokenizer": layout.vocabulary and (layout.vocabulary.pre or layout.vocabulary.model),
-                "why_not": None,
-            }
+            words = plan.lay_out(checkpoint, path, path.name).vocabulary
+            assert words is not None
+            found |= {"converts": True, "tokenizer": words.model, "pre_tokenizer": words.pre or None}
+            found |= {"notes": list(words.notes), "why_not": None}
         except EdgekitError as error:
-            found |= {"converts": False, "pre_tokenizer": None, "why_not": str(error)}
+            found |= {"converts": False, "tokenizer": None, "pre_tokenizer": None}
+            found |= {"notes": [], "why_not": str(error)}
         return found
     finally:
         checkpoint.close()

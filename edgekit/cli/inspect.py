@@ -104,10 +104,9 @@ def _checkpoint(found: dict[str, Any]) -> None:
             ),
             ("embeddings", "tied" if found["tied_embeddings"] else "untied"),
             ("files", ", ".join(f"{name} {size(nbytes)}" for name, nbytes in found["files"].items())),
-            (
-                "converts to GGUF",
-                f"yes, pre-tokenizer {found['pre_tokenizer']}" if found["converts"] else "no",
-            ),
+            ("converts to GGUF", "yes" if found["converts"] else "no"),
+            ("tokenizer", " ".join(filter(None, (found["tokenizer"], found["pre_tokenizer"])))),
+            ("notes", "; ".join(found["notes"])),
             ("why not", found["why_not"]),
         ]
     )
