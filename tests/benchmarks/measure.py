@@ -84,27 +84,28 @@ def disk_bytes(*folders: Path) -> int:
 
 @dataclass
 class DiskPeak:
-    """The most bytes that folders held while they were watched."""
+    """The most bytes that folders held while they were watched, beyond what lay there before."""
 
     folders: Sequence[Path]
+    before: int
     peak: int = 0
     _stop: threading.Event = field(default_factory=threading.Event)
 
     def watch(self) -> None:
         """Sample until told to stop."""
         while not self._stop.wait(SAMPLE_SECONDS):
-            self.peak = max(self.peak, disk_bytes(*self.folders))
+            self.peak = max(self.peak, disk_bytes(*self.folders) - self.before)
 
     def stop(self) -> None:
         """End the watch with a last look."""
         self._stop.set()
-        self.peak = max(self.peak, disk_bytes(*self.folders))
+        self.peak = max(self.peak, disk_bytes(*self.folders) - self.before)
 
 
 @contextmanager
 def watching(*folders: Path) -> Iterator[DiskPeak]:
     """Sample the bytes below some folders during the block."""
-    disk = DiskPeak(folders)
+    disk = DiskPeak(folders, disk_bytes(*folders))
     thread = threading.Thread(target=disk.watch)
     thread.start()
     try:
