@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from edgekit.converters.gguf import decoder, families, plan, presets, stream
 from edgekit.converters.gguf.family import Mapped, Part
 from edgekit.errors import InputError, UnsupportedModelError
 from edgekit.runtimes.engine import Run
-from edgekit.tensors import ALL, Float32, TensorInfo
+from tests.converters.test_gemma_phi_refusals import Shapes
 from tests.models import llama_config, llama_weights, save, write_llama, write_sidecars
 
 LLAMA3_ROPE = {
@@ -176,27 +175,6 @@ def test_a_missing_head_is_an_error_unless_the_config_says_tied(tmp_path: Path, 
         plan.lay_out(Checkpoint(folder), folder, "test")
 
 
-class _Shapes:
-    """A source that knows shapes only."""
-
-    config: Mapping[str, Any] = {}
-
-    def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        self.shapes = shapes
-
-    def names(self) -> Sequence[str]:
-        return list(self.shapes)
-
-    def info(self, name: str) -> TensorInfo:
-        return TensorInfo("F32", self.shapes[name])
-
-    def read(self, name: str, rows: slice = ALL, out: Float32 | None = None) -> Float32:
-        raise NotImplementedError
-
-    def prefetch(self, name: str, rows: slice = ALL) -> None:
-        raise NotImplementedError
-
-
 def test_chunks_cover_every_row_once_in_units() -> None:
     shapes = {"a": (1000, 3000), "b": (7,), "c": (5, 1 << 21), "e": (4, 30, 3000), "n0": (8,), "n1": (8,)}
     tensors = [
@@ -207,7 +185,7 @@ def test_chunks_cover_every_row_once_in_units() -> None:
         Mapped("norms", (2, 8), parts=(Part("n0", 0, 8), Part("n1", 0, 8))),
     ]
     covered: dict[int, list[int]] = {index: [] for index in range(5)}
-    for chunk in stream.chunks(tensors, _Shapes(shapes)):
+    for chunk in stream.chunks(tensors, Shapes({}, shapes)):
         unit = tensors[chunk.index].unit
         assert chunk.at == len(covered[chunk.index]) or chunk.index == 4
         for part in chunk.parts:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from edgekit.build import build
 from edgekit.bundle import Bundle
@@ -65,19 +65,16 @@ def test_the_tokenizer_of_the_adapter_is_packed_and_named(tmp_path: Path) -> Non
     ]
 
 
+def built(base: Path, adapter: Path, out: Path) -> Result:
+    """`edgekit build`, as a user calls it."""
+    return CliRunner().invoke(
+        group, ["build", str(base), "--adapter", str(adapter), "-o", str(out), "--quant", "Q8_0"]
+    )
+
+
 def test_without_one_the_tokenizer_of_the_base_is_used_and_that_is_said(tmp_path: Path) -> None:
     base, adapter = write_llama(tmp_path / "base"), resized(tmp_path / "lora", 386)
-    arguments = [
-        "build",
-        str(base),
-        "--adapter",
-        str(adapter),
-        "-o",
-        str(tmp_path / "out"),
-        "--quant",
-        "Q8_0",
-    ]
-    result = CliRunner().invoke(group, arguments)
+    result = built(base, adapter, tmp_path / "out")
     assert result.exit_code == 0, result.output
     assert "resized the vocabulary to 386 rows and brings no tokenizer.json" in result.stderr
 
@@ -95,17 +92,7 @@ def test_a_quantized_base_is_said_by_build_and_inspect(tmp_path: Path) -> None:
     base = write_llama(tmp_path / "base")
     arrays = lora_arrays(llama_config(), attention_modules(2))
     adapter = write_adapter(tmp_path / "lora", arrays, base_model_name_or_path="unsloth/llama-bnb-4bit")
-    arguments = [
-        "build",
-        str(base),
-        "--adapter",
-        str(adapter),
-        "-o",
-        str(tmp_path / "out"),
-        "--quant",
-        "Q8_0",
-    ]
-    result = CliRunner().invoke(group, arguments)
+    result = built(base, adapter, tmp_path / "out")
     assert result.exit_code == 0 and "note: lora: trained on a quantized base" in result.stderr
     result = CliRunner().invoke(group, ["inspect", str(adapter), "--base", str(base), "--json"])
     assert "merging into the 16-bit one is right" in json.loads(result.stdout)["notes"][0]
