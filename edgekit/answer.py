@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypedDict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from edgekit.errors import InputError
 
@@ -34,14 +34,33 @@ class Options(AnswerOptions, total=False):
 
 
 @dataclass(frozen=True)
+class Failure:
+    """Why a record has no data: a code for programs, a message for people."""
+
+    code: Literal["empty", "encoding", "too_long", "truncated", "invalid"]
+    message: str
+
+
+@dataclass(frozen=True)
 class Extraction:
-    """One text's fields; ``data`` is None exactly where the answer was cut off (``truncated``)."""
+    """One text's fields; ``data`` is None exactly where there is a ``failure``."""
 
     data: Any
     text: str
+    """The answer as the model wrote it, also where it was cut off."""
     truncated: bool
+    """``max_tokens`` or the context ended the answer."""
     tokens: int
     seconds: float
+    confidence: Mapping[str, float] = field(default_factory=dict)
+    """By field, 0 to 1: ``name``, ``address.city``, ``items[0].price``."""
+    overall: float = 0.0
+    """That all fields are right."""
+    needs_review: bool = False
+    """There is a failure, or a confidence is below the threshold that was asked for."""
+    calibrated: bool = False
+    """Whether the confidences were fitted to labelled data; otherwise they only rank."""
+    failure: Failure | None = None
 
 
 def collect(pieces: Iterable[str | Finish]) -> tuple[str, Finish]:

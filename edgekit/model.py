@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, Unpack
 
 from edgekit import chat as templates
-from edgekit.answer import AnswerOptions, Extraction, Options, collect, parse
+from edgekit.answer import AnswerOptions, Extraction, Failure, Options, collect, parse
 from edgekit.errors import InputError
 
 if TYPE_CHECKING:
@@ -186,7 +186,30 @@ class Model:
         answer, finish = collect(self.pieces(self.extraction_prompt(text, prompt), schema=schema, **options))
         truncated = finish.reason == "length"
         data = None if truncated else parse(answer)
-        return Extraction(data, answer, truncated, finish.tokens, finish.seconds)
+        failure = Failure("truncated", f"cut off after {finish.tokens} tokens") if truncated else None
+        return Extraction(
+            data, answer, truncated, finish.tokens, finish.seconds, needs_review=truncated, failure=failure
+        )
+
+    def extract_many(
+        self,
+        texts: Iterable[str],
+        schema: Mapping[str, Any] | None = None,
+        prompt: str | None = None,
+        *,
+        min_confidence: float | None = None,
+        **options: Unpack[AnswerOptions],
+    ) -> Iterator[Extraction]:
+        """The fields of many texts, in their order, from any iterator, in bounded memory.
+
+        A text that can't be extracted from gives an ``Extraction`` with a ``failure``, and the others go on.
+        """
+        for text in texts:
+            if not text.strip():
+                failure = Failure("empty", "the text is empty")
+                yield Extraction(None, "", False, 0, 0.0, needs_review=True, failure=failure)
+            else:
+                yield self.extract(text, schema, prompt, **options)
 
     def extraction_prompt(self, text: str, prompt: str | None = None) -> str:
         """The prompt that ``extract`` asks with."""
