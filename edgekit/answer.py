@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 from edgekit.errors import InputError
 
 if TYPE_CHECKING:
-    from edgekit.runtimes.generate import Finish
+    from edgekit.runtimes.request import Finish
 
 
 class AnswerOptions(TypedDict, total=False):

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from queue import SimpleQueue
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, Unpack
 
 from edgekit import chat as templates
-from edgekit.answer import AnswerOptions, Extraction, Failure, Options, collect, parse
+from edgekit.answer import AnswerOptions, Extraction, Options
 from edgekit.errors import InputError
 
 if TYPE_CHECKING:
     from edgekit.runtimes.constraint import Grammar
     from edgekit.runtimes.engine import Engine
-    from edgekit.runtimes.generate import Finish, Request
+    from edgekit.runtimes.request import Finish, Request
+    from edgekit.runtimes.scheduler import Scheduler
 
 __all__ = ["Extraction", "Model", "load"]
 
 PLACE: Final = "{text}"
 """Where an extraction's text goes in its prompt template."""
+EPOCH: Final = 256
 
 
 def load(
@@ -32,11 +35,15 @@ def load(
     threads: int = 0,
     batch_threads: int = 0,
     n_gpu_layers: int | None = None,
-    exact: bool = True,
+    n_parallel: int = 8,
+    n_kv: int | None = None,
+    exact: bool = False,
     verify: bool = False,
 ) -> Model:
     """Open a bundle's folder or a .gguf file; unset options fit themselves to model and machine.
 
+    ``n_parallel`` answers can be in the making at once; they share a KV cache of ``n_kv`` tokens, by default
+    ``n_ctx``, or 256 for each where that is more. ``exact``: see ``Model``.
     ``verify`` checks the artifact's SHA-256 on the same open file that is then loaded. Raises ``BundleError`` or ``InputError`` for what can't be loaded, ``HardwareError`` where memory is short and
     ``RuntimeUnavailableError`` where llama.cpp is missing.
     """
@@ -65,13 +72,15 @@ def load(
         threads=threads or usable_cores(),
         batch_threads=batch_threads,
         n_gpu_layers=n_gpu_layers,
+        n_seq_max=1 if exact else n_parallel,
+        n_kv=n_kv,
     )
     with artifact as place:
         return Model(LlamaCppEngine(place, options), exact=exact, **about)
 
 
 class Model:
-    """A loaded model. Safe to share between threads: calls wait for each other, a stream until it ends."""
+    """A loaded model. Safe to share between threads: their answers are made together."""
 
     def __init__(
         self,
@@ -81,23 +90,28 @@ class Model:
         system: str | None = None,
         schema: Mapping[str, Any] | None = None,
         name: str = "model",
-        exact: bool = True,
+        parallel: int | None = None,
+        exact: bool = False,
+        workers: Callable[[], Sequence[Engine]] | None = None,
     ) -> None:
         """Wrap an engine; ``prompt`` and ``schema`` are what ``extract`` uses unless told otherwise.
 
-        ``exact``: an answer doesn't depend on what was asked before. Without it a conversation's next turn starts
-        sooner, because every cached token is reused, but its logits differ in the last digits.
+        ``parallel`` answers at most are made at once, as many as the engine has sequences if unset. ``exact``: one
+        at a time, and nothing of earlier ones reused but what can't change a bit, so that an answer depends on its
+        own prompt alone. ``workers`` opens further engines over the same weights for ``extract_many``.
         """
-        from edgekit.runtimes.generate import Session
+        from edgekit.runtimes.scheduler import Scheduler
 
         self.name = name
         self.prompt, self.system, self.schema = prompt, system, schema
+        self.epoch = EPOCH
+        """Records of ``extract_many`` that are a world of their own: what comes before can't change their answers."""
         self._engine = engine
-        self._session = Session(engine)
-        self._exact = exact
+        self._scheduler = Scheduler(engine, parallel=parallel, exact=exact)
+        self._make_workers = workers
+        self._workers: list[Scheduler] = []
         self._grammars: dict[str, Grammar] = {}
-        self._lock = threading.Lock()
-        self._owner: int | None = None
+        self._using = threading.Lock()
 
     @property
     def chat_template(self) -> str | None:
@@ -113,12 +127,20 @@ class Model:
         self.close()
 
     def close(self) -> None:
-        """Free the model; a stream that is still open ends with an error."""
-        if self._owner == threading.get_ident():
-            self._engine.close()
-            return
-        with self._lock:
-            self._engine.close()
+        """Free the model; answers that are still being made end with an error."""
+        with self._using:
+            for worker in self._workers:
+                worker.close()
+            self._scheduler.close()
+
+    def workers(self) -> list[Scheduler]:
+        """The schedulers among which ``extract_many`` deals its texts, opened when they are first needed."""
+        from edgekit.runtimes.scheduler import Scheduler
+
+        with self._using:
+            if self._make_workers is not None and not self._workers:
+                self._workers = [Scheduler(engine) for engine in self._make_workers()]
+            return self._workers or [self._scheduler]
 
     def generate(
         self, prompt: str, *, system: str | None = None, raw: bool = False, **options: Unpack[Options]
@@ -150,12 +172,19 @@ class Model:
         self, prompt: str, *, system: str | None = None, raw: bool = False, **options: Unpack[Options]
     ) -> Generator[str | Finish]:
         """As ``stream``, and at the end a ``Finish`` with the reason, the counts and the times."""
+        return self._answer(self.messages(prompt, system=system, raw=raw), self.request(options))
+
+    def messages(
+        self, prompt: str, *, system: str | None = None, raw: bool = False
+    ) -> str | list[Mapping[str, Any]]:
+        """A prompt as what is asked: the user's turn after the system's, or the text as it stands."""
         if raw or self._engine.chat_template is None:
             if system is not None:
                 raise InputError("a system text needs a chat template", found="raw" if raw else "no template")
-            return self._answer(prompt, self._request(options))
-        messages = [] if system is None else [{"role": "system", "content": system}]
-        return self.chat_pieces([*messages, {"role": "user", "content": prompt}], **options)
+            return prompt
+        system = self.system if system is None else system
+        start: list[Mapping[str, Any]] = [] if system is None else [{"role": "system", "content": system}]
+        return [*start, {"role": "user", "content": prompt}]
 
     def chat_pieces(
         self, messages: Sequence[Mapping[str, Any]], **options: Unpack[Options]
@@ -169,27 +198,25 @@ class Model:
             raise InputError("there is no message to answer")
         if self.system is not None and not any(message.get("role") == "system" for message in messages):
             messages = [{"role": "system", "content": self.system}, *messages]
-        return self._answer(messages, self._request(options))
+        return self._answer(messages, self.request(options))
 
     def extract(
         self,
         text: str,
         schema: Mapping[str, Any] | None = None,
         prompt: str | None = None,
+        *,
+        min_confidence: float | None = None,
         **options: Unpack[AnswerOptions],
     ) -> Extraction:
         """The fields of ``text`` as the schema has them; the bundle's schema and prompt where none are given.
 
-        The prompt holds ``{text}``, which is replaced once and literally.
+        The prompt holds ``{text}``, which is replaced once and literally. A text that nothing can be extracted from
+        gives a ``failure``; below ``min_confidence`` the result says ``needs_review``.
         """
-        schema = self.extraction_schema(schema)
-        answer, finish = collect(self.pieces(self.extraction_prompt(text, prompt), schema=schema, **options))
-        truncated = finish.reason == "length"
-        data = None if truncated else parse(answer)
-        failure = Failure("truncated", f"cut off after {finish.tokens} tokens") if truncated else None
-        return Extraction(
-            data, answer, truncated, finish.tokens, finish.seconds, needs_review=truncated, failure=failure
-        )
+        from edgekit.extraction import Extractor
+
+        return Extractor(self, schema, prompt, min_confidence, options).one(text)
 
     def extract_many(
         self,
@@ -200,16 +227,14 @@ class Model:
         min_confidence: float | None = None,
         **options: Unpack[AnswerOptions],
     ) -> Iterator[Extraction]:
-        """The fields of many texts, in their order, from any iterator, in bounded memory.
+        """The fields of many texts, in their order, from any iterator, in bounded memory, several at once.
 
-        A text that can't be extracted from gives an ``Extraction`` with a ``failure``, and the others go on.
+        Counted from the first text, every ``epoch`` of them is answered as if by a model just loaded, unless other
+        calls run at the same time: the same texts give the same answers to the bit, also from the middle on.
         """
-        for text in texts:
-            if not text.strip():
-                failure = Failure("empty", "the text is empty")
-                yield Extraction(None, "", False, 0, 0.0, needs_review=True, failure=failure)
-            else:
-                yield self.extract(text, schema, prompt, **options)
+        from edgekit.extraction import Extractor
+
+        return Extractor(self, schema, prompt, min_confidence, options).many(texts)
 
     def extraction_prompt(self, text: str, prompt: str | None = None) -> str:
         """The prompt that ``extract`` asks with."""
@@ -234,8 +259,9 @@ class Model:
             next_step=f"pass one, or build the bundle with one (a prompt template holds {PLACE})",
         )
 
-    def _request(self, options: Options) -> Request:
-        from edgekit.runtimes.generate import Request
+    def request(self, options: Options) -> Request:
+        """What the scheduler is asked, from a call's options."""
+        from edgekit.runtimes.request import Request
         from edgekit.runtimes.sampling import Sampling
 
         rest: dict[str, Any] = dict(options)
@@ -246,7 +272,6 @@ class Model:
             stop=(stop,) if isinstance(stop, str) else tuple(stop),
             grammar=None if schema is None else self._grammar(schema),
             sampling=Sampling(**rest),
-            exact=self._exact,
         )
 
     def _grammar(self, schema: Mapping[str, Any]) -> Grammar:
@@ -262,30 +287,29 @@ class Model:
         return self._grammars[text]
 
     def _answer(self, prompt: str | Sequence[Mapping[str, Any]], request: Request) -> Generator[str | Finish]:
-        with self._busy():
-            yield from self._session.generate(self._tokens(prompt), request)
+        events: SimpleQueue[str | Finish | BaseException] = SimpleQueue()
+        ticket = self._scheduler.ticket(self.tokens(prompt), request, events.put, stream=True)
+        self._scheduler.submit(ticket)
+        try:
+            while True:
+                event = events.get()
+                if isinstance(event, BaseException):
+                    raise event
+                yield event
+                if not isinstance(event, str):
+                    return
+        finally:
+            if not ticket.over:
+                self._scheduler.cancel(ticket)
 
-    def _tokens(self, prompt: str | Sequence[Mapping[str, Any]]) -> list[int]:
+    def tokens(self, prompt: str | Sequence[Mapping[str, Any]]) -> list[int]:
+        """Token ids of a text as it stands, or of messages through the chat template."""
         engine = self._engine
-        if not isinstance(prompt, str):
-            return templates.tokenize(engine, engine.chat_template or "", prompt)
-        bos = engine.specials.get(engine.bos_token) if engine.add_bos else None
-        return ([] if bos is None else [bos]) + engine.tokenize(prompt, special=False)
-
-    @contextmanager
-    def _busy(self) -> Iterator[None]:
-        """One call at a time. A thread that is within its own stream would wait for itself for ever."""
-        if self._owner == threading.get_ident():
-            raise InputError(
-                "this thread is in the middle of a stream of the same model",
-                next_step="read the stream to its end, or close() it, before the next call",
-            )
-        with self._lock:
-            self._owner = threading.get_ident()
-            try:
-                yield
-            finally:
-                self._owner = None
+        with self._using:  # a model that is closed meanwhile would take its vocabulary with it
+            if not isinstance(prompt, str):
+                return templates.tokenize(engine, engine.chat_template or "", prompt)
+            bos = engine.specials.get(engine.bos_token) if engine.add_bos else None
+            return ([] if bos is None else [bos]) + engine.tokenize(prompt, special=False)
 
 
 def _texts(pieces: Generator[str | Finish]) -> Generator[str]:

@@ -67,8 +67,7 @@ class Plan:
         total = sum(len(run.tokens) for run in runs)
         self.token, self.pos, self.seq = (np.zeros(total, np.int64) for _ in range(3))
         self.wanted: NDArray[np.int8] = np.zeros(total, np.int8)
-        self.results: list[int] = []
-        """Entry of each wanted position, in the order asked."""
+        results: list[int] = []  # entry of each wanted position, in the order asked
         self.lengths: dict[int, int] = {}
         """What each touched sequence holds afterwards."""
         at = 0
@@ -77,9 +76,13 @@ class Plan:
             self.token[at : at + count] = run.tokens
             self.pos[at : at + count] = np.arange(start, start + count)
             self.seq[at : at + count] = run.seq
-            self.results += [at + index for index in run.want]
+            results += [at + index for index in run.want]
             at += count
-        self.wanted[self.results] = 1
+        self.wanted[results] = 1
+        entries = np.flatnonzero(self.wanted)
+        self.in_order = len(entries) == len(results) and entries.tolist() == results
+        self.order = np.searchsorted(entries, results)
+        """For each wanted position, the row of its entry among those that are computed."""
         if total and (self.token.min() < 0 or self.token.max() >= n_vocab):
             raise InputError("a token id is outside the vocabulary", expected=f"0 to {n_vocab - 1}")
 

@@ -31,6 +31,8 @@ class Engine(Protocol):
     n_ctx: int
     """Tokens that fit one sequence's KV cache."""
     n_seq_max: int
+    n_kv: int
+    """Tokens that fit the caches of all sequences together; a shared prefix counts once."""
     eos_ids: frozenset[int]
     """Every token that ends an answer (eos, eot, eom)."""
     specials: Mapping[str, int]
@@ -50,10 +52,11 @@ class Engine(Protocol):
         """The bytes that a token stands for; empty for control tokens."""
         ...
 
-    def decode(self, runs: Sequence[Run]) -> list[Logits]:
-        """Append each run and return logits ``(n_vocab,)`` for each wanted position, in order.
+    def decode(self, runs: Sequence[Run]) -> Logits:
+        """Append each run and return logits ``(wanted, n_vocab)``, one row for each wanted position, in order.
 
-        The arrays are valid until the next call. Raises ``InputError`` when a sequence would outgrow ``n_ctx``.
+        The rows are valid until the next call. Raises ``InputError`` when a sequence would outgrow ``n_ctx`` and
+        ``HardwareError`` when all of them would outgrow ``n_kv``; every sequence is then as it was before.
         """
         ...
 
@@ -63,6 +66,10 @@ class Engine(Protocol):
 
     def drop(self, seq: int, start: int = 0) -> None:
         """Forget a sequence from position ``start`` on."""
+        ...
+
+    def clear(self) -> None:
+        """Forget all sequences: what follows finds the cache as it was at the beginning."""
         ...
 
     def close(self) -> None:

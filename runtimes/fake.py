@@ -7,7 +7,8 @@ from typing import Final
 
 import numpy as np
 
-from edgekit.errors import InputError
+from edgekit.errors import HardwareError, InputError
+from edgekit.runtimes.cells import Cells
 from edgekit.runtimes.engine import Logits, Run
 
 Script = str | Mapping[str, str] | Callable[[str], str]
@@ -26,7 +27,8 @@ class FakeEngine:
     """Answers by a script: one text, a mapping from prompt to answer, or a function of the prompt.
 
     The prompt is the text of the last user turn, or all of the text where no chat template was applied.
-    Tokens are bytes, so answers stream a byte at a time; ``decoded`` counts the tokens that were computed.
+    Tokens are bytes, so answers stream a byte at a time; ``decoded`` counts the tokens that were computed,
+    ``calls`` the calls.
     """
 
     def __init__(
@@ -35,17 +37,20 @@ class FakeEngine:
         *,
         n_ctx: int = 4096,
         n_seq_max: int = 1,
+        n_kv: int | None = None,
         chat_template: str | None = _TEMPLATE,
     ) -> None:
         self._answer = answer
         self.n_ctx, self.n_seq_max = n_ctx, n_seq_max
+        self.n_kv = n_ctx * n_seq_max if n_kv is None else n_kv
         self.n_vocab = 256 + len(_SPECIALS)
         self.specials: Mapping[str, int] = {text: 256 + at for at, text in enumerate(_SPECIALS)}
         self.eos_ids = frozenset({_EOS, _END})
         self.chat_template = chat_template
         self.bos_token, self.eos_token, self.add_bos = _SPECIALS[0], _SPECIALS[1], True
-        self.decoded = 0
+        self.decoded = self.calls = 0
         self._tokens: list[list[int]] = [[] for _ in range(n_seq_max)]
+        self._cells = Cells(n_seq_max)
         self._prompt_end: list[int | None] = [None] * n_seq_max
         # Every token has a logit of its own, so a forced choice is the same each time.
         self._base: Logits = -10 - np.arange(self.n_vocab, dtype=np.float32) / np.float32(self.n_vocab)
@@ -70,8 +75,8 @@ class FakeEngine:
         """The byte; nothing for control tokens."""
         return bytes([token]) if token < 256 else b""
 
-    def decode(self, runs: Sequence[Run]) -> list[Logits]:
-        """Append each run; logits ``(n_vocab,)`` that favour what the script says for each wanted position."""
+    def decode(self, runs: Sequence[Run]) -> Logits:
+        """Append each run; logits ``(wanted, n_vocab)`` that favour what the script says at each wanted position."""
         rooms = {run.seq: 0 for run in runs}
         for run in runs:
             self._check(run.seq)
@@ -80,18 +85,22 @@ class FakeEngine:
             if len(self._tokens[seq]) + count > self.n_ctx:
                 found = f"{len(self._tokens[seq])} tokens there and {count} more"
                 raise InputError("the sequence would outgrow the context", found=found, expected=self.n_ctx)
+        if self._cells.used + sum(rooms.values()) > self.n_kv:
+            raise HardwareError("the KV cache is full", expected=f"at most {self.n_kv} tokens")
+        self.calls += 1
         results: list[Logits] = []
         begun: set[int] = set()
         for run in runs:
             before = len(self._tokens[run.seq])
             self._tokens[run.seq] += run.tokens
+            self._cells.append(run.seq, len(run.tokens))
             self.decoded += len(run.tokens)
             if run.want and self._prompt_end[run.seq] is None:
                 # A run of its own after the prompt, in one call with it, is the answer's forced beginning.
                 self._prompt_end[run.seq] = before if run.seq in begun else before + run.want[0] + 1
             begun.add(run.seq)
             results += [self._logits(run.seq, before + index + 1) for index in run.want]
-        return results
+        return np.stack(results) if results else np.empty((0, self.n_vocab), np.float32)
 
     def _logits(self, seq: int, end: int) -> Logits:
         """Logits after the first ``end`` tokens; the first that are wanted since a drop end the prompt."""
@@ -121,6 +130,7 @@ class FakeEngine:
         self._check(dst)
         if not 0 <= length <= len(self._tokens[src]):
             raise InputError("no such prefix", found=length, expected=f"0 to {len(self._tokens[src])}")
+        self._cells.copy(src, dst, length)
         self._tokens[dst] = self._tokens[src][:length]
         self._prompt_end[dst] = None
 
@@ -128,7 +138,13 @@ class FakeEngine:
         """Forget a sequence from position ``start`` on; what is decoded next is prompt again."""
         self._check(seq)
         del self._tokens[seq][max(0, start) :]
+        self._cells.truncate(seq, len(self._tokens[seq]))
         self._prompt_end[seq] = None
+
+    def clear(self) -> None:
+        """Forget all sequences."""
+        for seq in range(self.n_seq_max):
+            self.drop(seq)
 
     def close(self) -> None:
         """Further calls are errors, as with a real engine."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import os
 from collections.abc import Mapping, Sequence
@@ -16,13 +17,17 @@ from edgekit.errors import BundleError, EdgekitError, HardwareError, InputError,
 from edgekit.gguf_shards import read_shards
 from edgekit.runtimes import _llamalib
 from edgekit.runtimes._llamabatch import LlamaBatch, Plan, check_options, check_seq
+from edgekit.runtimes._llamathreads import ThreadPool
 from edgekit.runtimes._llamavocab import LlamaVocabulary
 from edgekit.runtimes.engine import Logits, Run
 
 DEFAULT_CONTEXT: Final = 4096
 """Cap on the context when none is asked for: a 128k context would reserve gigabytes of KV cache."""
 
-_KV_TYPES: Final = {"f32": 0, "f16": 1}
+SHORT: Final = 256
+"""Tokens of KV cache for each of several sequences where the context alone would give them less."""
+
+_KV_TYPES: Final = {"f32": 0, "f16": 1, "q8_0": 8}
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,8 @@ class LlamaCppOptions:
     n_ctx: int | None = None
     """Tokens per sequence; unset: what the model was trained with, at most 4096."""
     n_seq_max: int = 1
+    n_kv: int | None = None
+    """Tokens that all sequences hold together; unset: ``n_ctx``, or 256 a sequence where that is more."""
     threads: int = 0
     """For one token at a time; unset: the physical cores that this process may use."""
     batch_threads: int = 0
@@ -42,8 +49,11 @@ class LlamaCppOptions:
     """Positions per call whose logits can be wanted: each reserves ``n_vocab`` floats."""
     n_gpu_layers: int | None = None
     """Layers on the GPU; unset: all where llama.cpp was built for one, else 0."""
-    kv_type: Literal["f16", "f32"] = "f16"
-    """How keys and values are kept; f32 rounds nothing, at twice the memory and without flash attention."""
+    kv_type: Literal["f16", "f32", "q8_0"] = "f16"
+    """How keys and values are kept; f32 rounds nothing, at twice the memory and without flash attention; q8_0 takes
+    half the memory of f16 and is faster on CPUs that multiply bytes."""
+    flash: bool | None = None
+    """Flash attention; unset: as llama.cpp decides, which is yes wherever it can."""
     repack: bool | None = None
     """Rearrange weights for faster prompts; unset: yes, unless that means AMX (see ``_llamalib.has_amx``)."""
 
@@ -52,12 +62,20 @@ class LlamaCppOptions:
             {
                 "n_ctx": (self.n_ctx or 0, 0, 2**24),
                 "n_seq_max": (self.n_seq_max, 1, 256),
+                "n_kv": (self.n_kv or 0, 0, 2**31 - 1),
                 "threads": (self.threads, 0, 512),
                 "batch_threads": (self.batch_threads, 0, 512),
                 "n_batch": (self.n_batch, 1, 2**16),
                 "n_outputs": (self.n_outputs, 1, 2**16),
             }
         )
+
+
+class _Forks:
+    """How many engines use the same weights."""
+
+    def __init__(self) -> None:
+        self.count = 1
 
 
 def default_threads() -> int:
@@ -84,12 +102,13 @@ class LlamaCppEngine:
         """
         self._model: int | None = None
         self._context: int | None = None
+        self._forks = _Forks()
         self._lib = _llamalib.load()
         self._path = Path(path)
         options = options or LlamaCppOptions()
         try:
             self._open_model(options, vocab_only)
-            self.n_ctx, self.n_seq_max = 0, 0
+            self.n_ctx, self.n_seq_max, self.n_kv = 0, 0, 0
             if not vocab_only:
                 self._open_context(options)
         except BaseException:
@@ -106,6 +125,19 @@ class LlamaCppEngine:
     ) -> LlamaCppEngine:
         """The same as the constructor, under the name that every engine's door has."""
         return cls(path, options, vocab_only=vocab_only)
+
+    def fork(self, options: LlamaCppOptions) -> LlamaCppEngine:
+        """Another context over the same weights, with sequences and threads of its own; closed on its own, too."""
+        self._alive()
+        other = copy.copy(self)
+        other._context = None
+        self._forks.count += 1
+        try:
+            other._open_context(options)
+        except BaseException:
+            other.close()
+            raise
+        return other
 
     def _open_model(self, options: LlamaCppOptions, vocab_only: bool) -> None:
         lib = self._lib
@@ -141,14 +173,17 @@ class LlamaCppEngine:
         self.n_ctx = options.n_ctx or min(trained, DEFAULT_CONTEXT)
         self.n_seq_max = options.n_seq_max
         params = lib.llama_context_default_params()
-        params.n_ctx = self.n_ctx * self.n_seq_max
+        wanted = options.n_kv or max(self.n_ctx, SHORT * (self.n_seq_max if self.n_seq_max > 1 else 0))
+        params.n_ctx = max(self.n_ctx, wanted)
         params.n_seq_max = self.n_seq_max
         # One stream for all sequences: the only layout in which a part of a prefix can be shared.
         params.kv_unified = True
         params.n_batch = params.n_ubatch = options.n_batch
         params.type_k = params.type_v = _KV_TYPES[options.kv_type]
-        if options.kv_type == "f32":
-            params.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_DISABLED  # it would round them to f16
+        if options.flash is not None or options.kv_type == "f32":  # it would round f32 to f16
+            flash = options.flash and options.kv_type != "f32"
+            on, off = lib.LLAMA_FLASH_ATTN_TYPE_ENABLED, lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
+            params.flash_attn_type = on if flash else off
         params.n_outputs_max = self._n_outputs = max(options.n_outputs, self.n_seq_max)
         params.n_threads = options.threads or default_threads()
         params.n_threads_batch = options.batch_threads or params.n_threads
@@ -161,12 +196,14 @@ class LlamaCppEngine:
                 found=_llamalib.last_log() or None,
                 next_step="ask for a smaller n_ctx or fewer sequences",
             )
+        self._threads = ThreadPool(self._context, max(params.n_threads, params.n_threads_batch))
+        self.n_kv = lib.llama_n_ctx(self._context)
         self._memory = lib.llama_get_memory(self._context)
         self._lengths = [0] * self.n_seq_max
         self._batch = LlamaBatch(lib, lib.llama_n_batch(self._context))
         self._llama_decode = lib.llama_decode
         self._logits_address = _llamalib.logits_address()
-        self._rows: dict[int, Logits] = {}
+        self._rows: dict[tuple[int, int], Logits] = {}
 
     def tokenize(self, text: str, *, special: bool) -> list[int]:
         """Token ids of ``text``, without bos; control tokens are recognised in it only if ``special``."""
@@ -178,10 +215,10 @@ class LlamaCppEngine:
         self._alive()
         return self._vocabulary.token_bytes(token)
 
-    def decode(self, runs: Sequence[Run]) -> list[Logits]:
-        """Append each run and return logits ``(n_vocab,)`` for each wanted position, in order.
+    def decode(self, runs: Sequence[Run]) -> Logits:
+        """Append each run and return logits ``(wanted, n_vocab)``, one row for each wanted position, in order.
 
-        The arrays are valid until the next call. After an error every sequence is as it was before the call.
+        The rows are valid until the next call. After an error every sequence is as it was before the call.
         """
         if self._context is None:
             self._alive(context=True)
@@ -194,39 +231,52 @@ class LlamaCppEngine:
                     return self._decode_one(token, position, seq)
         return self._decode_plan(Plan(runs, self._lengths, self.n_ctx, self.n_vocab))
 
-    def _decode_one(self, token: int, position: int, seq: int) -> list[Logits]:
+    def _decode_one(self, token: int, position: int, seq: int) -> Logits:
         self._batch.fill_one(token, position, seq, True)
         status = self._llama_decode(self._context, self._batch.struct)
         if status:
             raise self._failed(status, (seq,))
         self._lengths[seq] = position + 1
-        return [self._row(0)]
+        return self._rows_at(self._logits_address(self._context, 0), 1)
 
-    def _decode_plan(self, plan: Plan) -> list[Logits]:
+    def _decode_plan(self, plan: Plan) -> Logits:
         spans = plan.spans(self._batch.size, self._n_outputs)
-        rows: dict[int, Logits] = {}
+        parts: list[Logits] = []
         for start, stop in spans:
             self._batch.fill(plan, start, stop)
             status = self._llama_decode(self._context, self._batch.struct)
             if status:
                 raise self._failed(status, plan.lengths)
-            for index in np.flatnonzero(plan.wanted[start:stop]).tolist():
-                row = self._row(index)
-                rows[start + index] = row if len(spans) == 1 else row.copy()
+            rows = self._wanted_rows(np.flatnonzero(plan.wanted[start:stop]).tolist())
+            parts.append(rows if len(spans) == 1 else rows.copy())
         for seq, length in plan.lengths.items():
             self._lengths[seq] = length
-        return [rows[entry] for entry in plan.results]
+        found = (
+            parts[0]
+            if len(parts) == 1
+            else np.concatenate(parts or [np.empty((0, self.n_vocab), np.float32)])
+        )
+        return found if plan.in_order else found[plan.order]
 
-    def _row(self, index: int) -> Logits:
-        """The logits of batch entry ``index``: a view of llama.cpp's own buffer, which seldom moves."""
-        address = self._logits_address(self._context, index)
-        row = self._rows.get(address)
-        if row is None:
+    def _wanted_rows(self, entries: list[int]) -> Logits:
+        """Logits of these entries of the batch: one view where they lie one after the other, as they nearly always do."""
+        if not entries:
+            return np.empty((0, self.n_vocab), np.float32)
+        addresses = [self._logits_address(self._context, entry) for entry in entries]
+        stride = self.n_vocab * 4
+        if all(address == addresses[0] + index * stride for index, address in enumerate(addresses)):
+            return self._rows_at(addresses[0], len(entries))
+        return np.concatenate([self._rows_at(address, 1) for address in addresses])
+
+    def _rows_at(self, address: int, count: int) -> Logits:
+        """A view of llama.cpp's own buffer, which seldom moves."""
+        view = self._rows.get((address, count))
+        if view is None:
             if len(self._rows) >= 1024:
                 self._rows.clear()
-            row = np.ctypeslib.as_array((ctypes.c_float * self.n_vocab).from_address(address))
-            self._rows[address] = row
-        return row
+            floats = np.ctypeslib.as_array((ctypes.c_float * (self.n_vocab * count)).from_address(address))
+            view = self._rows[address, count] = floats.reshape(count, self.n_vocab)
+        return view
 
     def _failed(self, status: int, seqs: Any) -> EdgekitError:
         """Take back whatever part of a failed call reached the cache, and say what went wrong."""
@@ -276,14 +326,23 @@ class LlamaCppEngine:
             )
         self._lengths[seq] = start
 
+    def clear(self) -> None:
+        """Forget all sequences: the next tokens take the cache's first places again."""
+        self._alive(context=True)
+        self._lib.llama_memory_clear(self._memory, False)
+        self._lengths = [0] * self.n_seq_max
+
     def close(self) -> None:
         """Free the model; further calls are errors."""
         context, self._context = self._context, None
         model, self._model = self._model, None
         if context:
             self._lib.llama_free(context)
+            self._threads.close()
         if model:
-            self._lib.llama_model_free(model)
+            self._forks.count -= 1
+            if not self._forks.count:
+                self._lib.llama_model_free(model)
 
     def __del__(self) -> None:
         """Free a model that nobody closed."""

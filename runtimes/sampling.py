@@ -63,6 +63,7 @@ class Sampler:
 
     def __init__(self, sampling: Sampling) -> None:
         self._sampling = sampling
+        self.window = sampling.repetition_window
         self._penalised = sampling.repetition_penalty != 1.0 and sampling.repetition_window > 0
         self._greedy = sampling.temperature == 0.0
         if not self._greedy:

@@ -11,7 +11,7 @@ import click
 
 if TYPE_CHECKING:
     from edgekit.answer import Options
-    from edgekit.runtimes.generate import Finish
+    from edgekit.runtimes.request import Finish
 
 
 @click.command(

@@ -14,7 +14,7 @@ import edgekit
 from edgekit.errors import BundleError, InputError
 from edgekit.model import Model, load
 from edgekit.runtimes.fake import FakeEngine
-from edgekit.runtimes.generate import Finish
+from edgekit.runtimes.request import Finish
 
 SCHEMA = {
     "type": "object",

@@ -1,0 +1,289 @@
+"""Many answers at once over one engine: requests join and leave between steps, and share what their prompts share.
+
+A step is one ``Engine.decode``: every running answer's next tokens, and a bounded part of the prompts that are still
+being read, so that a long prompt stalls nobody. One background thread does all steps: OpenMP keeps a pool of threads
+for every thread that calls it, and stops spinning, at a third of the speed, once the pools outnumber the cores.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from time import perf_counter
+
+from edgekit.errors import EdgekitError, HardwareError, InputError
+from edgekit.runtimes import step
+from edgekit.runtimes.constraint import Grammar, Matcher, Vocabulary
+from edgekit.runtimes.engine import Engine
+from edgekit.runtimes.lanes import Lane, Lanes
+from edgekit.runtimes.request import Request
+from edgekit.runtimes.slots import Slot, Slots
+from edgekit.runtimes.ticket import Sink, Ticket
+from edgekit.runtimes.writer import Writer
+
+
+class Scheduler:
+    """Owns an engine: nothing else may call it. Safe to use from many threads."""
+
+    def __init__(self, engine: Engine, *, parallel: int | None = None, exact: bool = False) -> None:
+        """At most ``parallel`` answers are in the making at once; unset: as many as the engine has sequences.
+
+        ``exact``: one at a time, and nothing reused but whole steps, so that no other request can change an answer.
+        """
+        self.engine = engine
+        self.parallel = 1 if exact else min(parallel or engine.n_seq_max, engine.n_seq_max)
+        self._exact = exact
+        self._slots = Slots(engine, self.parallel, exact=exact)
+        self._lanes = Lanes()
+        self._vocabulary: Vocabulary | None = None
+        self._lock = threading.Condition()
+        self._idle = True
+        """Nothing to do until something is submitted, cancelled or ended."""
+        self._closed = False
+        self._thread: threading.Thread | None = None
+
+    def ticket(self, prompt: Sequence[int], request: Request, sink: Sink, *, stream: bool = False) -> Ticket:
+        """A checked request; ``InputError`` for a prompt that is empty or doesn't fit the context."""
+        if not prompt:
+            raise InputError("the prompt is empty")
+        needed = len(prompt) + len(request.answer)
+        room = self.engine.n_ctx - needed
+        if room < 0:
+            raise InputError(
+                "the prompt doesn't fit the context",
+                found=f"{needed} tokens",
+                expected=f"at most {self.engine.n_ctx}",
+                next_step="shorten it, or load the model with a larger n_ctx",
+            )
+        # The last token of an answer is never decoded, so it needs no room.
+        return Ticket(list(prompt), request, sink, min(request.max_tokens, room + 1), stream)
+
+    def submit(self, *tickets: Ticket) -> None:
+        """Queue tickets, in order."""
+        with self._lock:
+            self._check_open()
+            for ticket in tickets:
+                self._lanes.put(ticket)
+            self._wake()
+
+    def open_lane(self, window: int, feed_me: Callable[[], None]) -> Lane:
+        """An ordered stream of requests; ``feed_me`` is called, by the scheduler's thread, when it waits for one."""
+        with self._lock:
+            self._check_open()
+            lane = Lane(window, feed_me)
+            self._lanes.ordered.append(lane)
+            return lane
+
+    def border(self, lane: Lane) -> None:
+        """What is submitted to the lane from here on finds the engine as new, if the lane is alone."""
+        with self._lock:
+            lane.queue.append(None)
+
+    def seal(self, lane: Lane) -> None:
+        """Nothing more will be submitted to the lane."""
+        with self._lock:
+            lane.open = False
+            self._wake()
+
+    def close_lane(self, lane: Lane) -> None:
+        """The lane's reader is gone: whatever is unfinished is given up."""
+        with self._lock:
+            lane.open = False
+            lane.given_up = True
+            self._wake()
+
+    def cancel(self, ticket: Ticket) -> None:
+        """Give a request up: its slot is free within one step, and its sink hears nothing more."""
+        with self._lock:
+            ticket.cancelled = True
+            self._wake()
+
+    def close(self) -> None:
+        """Fail what is unfinished and close the engine; what is submitted later is an error."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            self._lock.notify_all()
+        if self._thread is not None:
+            self._thread.join()
+        self._fail_all(InputError("the model is closed"))
+        self.engine.close()
+
+    def _wake(self) -> None:
+        """Something changed for the thread, which starts with the first request; under the lock."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="edgekit-scheduler", daemon=True)
+            self._thread.start()
+        if self._idle:
+            self._idle = False
+            self._lock.notify_all()
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                self._lock.wait_for(lambda: self._closed or not self._idle)
+                if self._closed:
+                    return
+            self._once()
+
+    def _once(self) -> None:
+        """One step, or the discovery that nothing can be done until something is submitted."""
+        try:
+            with self._lock:
+                self._drop_unwanted()
+                while self._admit():
+                    pass
+                active = self._slots.active()
+                if not active or self._waits_for_feeder(active):
+                    self._idle = True
+                    for lane in self._lanes.ordered:
+                        lane.feed_me()
+                    return
+            self._compute(active)
+        except BaseException as error:
+            self._fail_all(error)  # everyone is told; the thread is there for those to come
+            if not isinstance(error, Exception):
+                raise
+
+    def _waits_for_feeder(self, active: list[Slot]) -> bool:
+        """Whether a lane lacks its next request, and nobody else wants anything: the step waits for it."""
+        if self._lanes.singles or not all(slot.ticket.lane for slot in active if slot.ticket):
+            return False
+        return any(lane.hungry for lane in self._lanes.ordered)
+
+    def _drop_unwanted(self) -> None:
+        """Take out what was cancelled, is late, or belongs to a lane that nobody reads."""
+        now = perf_counter()
+        for slot in self._slots.active():
+            assert slot.ticket is not None
+            if self._unwanted(slot.ticket, now):
+                self._over(slot)
+        for ticket in [ticket for ticket in self._lanes.waiting() if self._unwanted(ticket, now)]:
+            self._lanes.remove(ticket)
+            self._count_off(ticket)
+        self._lanes.sweep()
+
+    def _unwanted(self, ticket: Ticket, now: float) -> bool:
+        if ticket.lane is not None and ticket.lane.given_up:
+            ticket.cancelled = True
+        if ticket.late(now):
+            limit = f"{ticket.request.deadline:g} s"
+            step.fail(ticket, HardwareError("no whole answer within the deadline", expected=limit))
+            return True
+        return ticket.cancelled
+
+    def _admit(self) -> bool:
+        """Give a slot to the next of every lane, in turn; whether anything moved."""
+        moved = False
+        for lane in self._lanes.heads():
+            queue = self._lanes.singles if lane is None else lane.queue
+            ticket = queue[0]
+            if ticket is None:
+                moved |= self._pass_border(lane)
+            elif (slot := self._slots.place(ticket)) is not None:
+                queue.popleft()
+                self._begin(slot, ticket)
+                moved = True
+        return moved
+
+    def _pass_border(self, lane: Lane | None) -> bool:
+        """Let a lane go past a border once all before it is done; the cache is emptied where the lane is alone."""
+        active = self._slots.active()
+        if lane is None or any(slot.ticket and slot.ticket.lane is lane for slot in active):
+            return False
+        lane.queue.popleft()
+        if not active:
+            self._slots.forget()
+        return True
+
+    def _begin(self, slot: Slot, ticket: Ticket) -> None:
+        """Start an answer in its slot; it may fail there, or be over before it began."""
+        try:
+            if ticket.writer is None:
+                matcher = self._matcher(ticket.request.grammar)
+                ticket.writer = Writer(self.engine, ticket.request, ticket.budget, matcher)
+                slot.pending += ticket.writer.begin()
+                if ticket.writer.ended() is not None:
+                    step.finish(ticket)
+        except EdgekitError as error:
+            step.fail(ticket, error)
+        if ticket.over:
+            self._over(slot)
+
+    def _matcher(self, grammar: Grammar | None) -> Matcher | None:
+        if grammar is None:
+            return None
+        if self._vocabulary is None:
+            self._vocabulary = Vocabulary(self.engine)
+        return self._vocabulary.matcher(grammar)
+
+    def _compute(self, active: list[Slot]) -> None:
+        chosen = step.plan(active, self._exact)
+        if not self._slots.fits(sum(count for _, count in chosen)) and len(active) > 1:
+            self._send_back(active)
+            return
+        try:
+            found = step.compute(self.engine, self._slots, chosen)
+        except EdgekitError as error:
+            if isinstance(error, HardwareError) and len(active) > 1:
+                self._send_back(active)
+            else:
+                self._give_up([slot for slot, _ in chosen], error)
+            return
+        for slot, rows in found:
+            ticket = slot.ticket
+            assert ticket is not None
+            try:
+                over = step.advance(slot, ticket, rows)
+            except EdgekitError as error:
+                step.fail(ticket, error)
+                over = True
+            if over:
+                self._over(slot)
+
+    def _send_back(self, active: list[Slot]) -> None:
+        """The cache is full: whoever came last goes back to the queue, with what it has written so far."""
+        slot = active[-1]
+        assert slot.ticket is not None
+        with self._lock:
+            self._lanes.put_back(slot.ticket)
+        self._slots.keep(slot, 0)
+        self._slots.release(slot)
+
+    def _give_up(self, slots: list[Slot], error: EdgekitError) -> None:
+        """The engine refused what these slots wanted."""
+        for slot in slots:
+            assert slot.ticket is not None
+            step.fail(slot.ticket, error)
+            self._over(slot)
+            self._slots.keep(slot, 0)
+
+    def _over(self, slot: Slot) -> None:
+        """A slot's ticket is done, failed or given up."""
+        assert slot.ticket is not None
+        self._count_off(slot.ticket)
+        self._slots.release(slot)
+
+    def _count_off(self, ticket: Ticket) -> None:
+        ticket.over = True
+        if ticket.lane is not None:
+            ticket.lane.done(ticket.number)
+
+    def _fail_all(self, error: BaseException) -> None:
+        """Tell everyone, and start from an empty cache: an interrupt may have left anything half done."""
+        with self._lock:
+            tickets = [slot.ticket for slot in self._slots.active() if slot.ticket]
+            waiting = list(self._lanes.waiting())
+            self._lanes = Lanes()
+            for ticket in [*tickets, *waiting]:
+                self._count_off(ticket)
+                if not ticket.cancelled:
+                    step.fail(ticket, error)
+            for slot in self._slots.active():
+                self._slots.release(slot)
+            self._slots.forget()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise InputError("the model is closed")

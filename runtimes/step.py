@@ -1,0 +1,142 @@
+"""One step: which tokens go into the next call of the engine, and what its logits mean to whom."""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import Final
+
+from edgekit.errors import EdgekitError
+from edgekit.runtimes.engine import Engine, Logits, Run
+from edgekit.runtimes.request import Finish
+from edgekit.runtimes.slots import STEP, TAIL, Slot, Slots
+from edgekit.runtimes.ticket import Ticket
+
+PROMPT_SHARE: Final = 64
+"""Prompt tokens in a step that also carries running answers: as many as cost little more than a few."""
+OLDEST: Final = 4
+"""The prompt that has waited longest gets at least this part of them, one in so many; the others go by length."""
+
+
+def plan(active: list[Slot], exact: bool) -> list[tuple[Slot, int]]:
+    """How many pending tokens of which slot to compute: running answers whole, prompts by share, short ones first."""
+    running = [slot for slot in active if not slot.boundary]
+    reading = [slot for slot in active if slot.boundary]
+    taken = [(slot, len(slot.pending)) for slot in running]
+    if exact:
+        return taken + [(slot, _whole(slot)) for slot in reading]
+    left = PROMPT_SHARE if running else STEP
+    if reading:  # slots come longest-serving first
+        oldest = min(len(reading[0].pending), max(1, left // OLDEST))
+        left -= oldest
+        for slot in sorted(reading, key=lambda slot: len(slot.pending)):
+            room = left + (oldest if slot is reading[0] else 0)
+            count = min(len(slot.pending), room)
+            left = room - count if slot is reading[0] else left - count
+            if count:
+                taken.append((slot, _cut(slot, count)))
+    return [(slot, count) for slot, count in taken if count]
+
+
+def _cut(slot: Slot, count: int) -> int:
+    """No cut behind the prompt's last token: it goes with all that is forced after it."""
+    whole = count == len(slot.pending) or slot.boundary == 1
+    return len(slot.pending) if whole else min(count, slot.boundary - 1)
+
+
+def _whole(slot: Slot) -> int:
+    """A whole step, or all that is left: as many tokens whatever else was asked."""
+    return len(slot.pending) if slot.boundary < STEP + TAIL else STEP
+
+
+def runs_of(slot: Slot, count: int) -> list[Run]:
+    """The engine's runs for the first ``count`` pending tokens: prompt and answer apart, logits where they are due."""
+    tokens = slot.pending[:count]
+    ticket = slot.ticket
+    assert ticket is not None
+    if count < len(slot.pending):
+        return [Run(slot.seq, tokens)]
+    prompt, answer = tokens[: slot.boundary], tokens[slot.boundary :]
+    if not answer:
+        return [Run(slot.seq, prompt, (len(prompt) - 1,))]
+    scored = bool(ticket.request.answer)
+    last = tuple(range(len(answer))) if scored else (len(answer) - 1,)
+    if not prompt:
+        return [Run(slot.seq, answer, last)]
+    return [Run(slot.seq, prompt, (len(prompt) - 1,) if scored else ()), Run(slot.seq, answer, last)]
+
+
+def compute(engine: Engine, slots: Slots, chosen: list[tuple[Slot, int]]) -> list[tuple[Slot, Logits]]:
+    """Run the engine once; logits ``(wanted, n_vocab)`` for each slot whose pending tokens are all done.
+
+    After an error nothing has changed.
+    """
+    runs: list[Run] = []
+    wanted: list[tuple[Slot, int]] = []
+    for slot, count in chosen:
+        its = runs_of(slot, count)
+        runs += its
+        if rows := sum(len(run.want) for run in its):
+            wanted.append((slot, rows))
+    rows_of = engine.decode(runs)
+    for slot, count in chosen:
+        slots.computed(slot, count)
+    found = []
+    at = 0
+    for slot, rows in wanted:
+        found.append((slot, rows_of[at : at + rows]))
+        at += rows
+    return found
+
+
+def advance(slot: Slot, ticket: Ticket, rows: Logits) -> bool:
+    """Let the answer go on from its logits; True if it is over, with everything told to the sink."""
+    writer = ticket.writer
+    assert writer is not None
+    if ticket.first is None:
+        ticket.first = perf_counter() - ticket.begun
+    if ticket.request.answer:
+        writer.score(rows)
+        run: list[int] = []
+    else:
+        run = writer.choose(rows[0], ticket.prompt)
+    if ticket.stream or ticket.request.stop:
+        text = writer.text(run)
+        if text and ticket.stream:
+            ticket.sink(text)
+        elif text:
+            ticket.kept.append(text)
+    if writer.ended() is None:
+        slot.pending = run
+        return False
+    finish(ticket)
+    return True
+
+
+def finish(ticket: Ticket) -> None:
+    """Tell the sink the rest and the end."""
+    writer = ticket.writer
+    assert writer is not None
+    reason = writer.ended()
+    assert reason is not None
+    if not (ticket.stream or ticket.request.stop):
+        ticket.kept.append(writer.text(writer.tokens))
+    if text := "".join(ticket.kept) + writer.rest():
+        ticket.sink(text)
+    seconds = perf_counter() - ticket.begun
+    first = seconds if ticket.first is None else ticket.first
+    ticket.over = True
+    ticket.sink(Finish(reason, len(writer.tokens), len(ticket.prompt), seconds, first, writer.trace))
+
+
+def fail(ticket: Ticket, error: BaseException) -> None:
+    """Tell the sink that there will be no answer; nothing for one that was cancelled."""
+    ticket.over = True
+    if not ticket.cancelled:
+        ticket.sink(error if isinstance(error, EdgekitError) else _broken(error))
+
+
+def _broken(error: BaseException) -> BaseException:
+    """An error of its own for each waiting thread: one that is raised in several collects their traces."""
+    again = RuntimeError(f"the model's scheduler broke off: {type(error).__name__}: {error}")
+    again.__cause__ = error
+    return again

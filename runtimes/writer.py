@@ -1,0 +1,126 @@
+"""One answer in the making: chooses tokens, turns them into text, knows when to end; the same for every engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from edgekit.runtimes.constraint import Matcher
+from edgekit.runtimes.engine import Engine, Logits
+from edgekit.runtimes.request import Reason, Request, Trace
+from edgekit.runtimes.sampling import GREEDY, Sampler
+from edgekit.runtimes.text import TextStream
+
+
+class Writer:
+    """Turns logits into tokens, one call per step; ``tokens`` is the answer so far."""
+
+    def __init__(self, engine: Engine, request: Request, budget: int, matcher: Matcher | None) -> None:
+        self._bytes = engine.token_bytes
+        self._eos = engine.eos_ids
+        self._sampler = Sampler(request.sampling)
+        self.greedy = request.sampling == GREEDY and not request.answer
+        self._given = request.answer
+        self._stream = TextStream(request.stop)
+        self.matcher = matcher
+        self._budget = budget
+        self._eos_came = False
+        self._complete = False
+        self.tokens: list[int] = []
+        self.trace = Trace() if request.trace else None
+
+    def begin(self) -> list[int]:
+        """Tokens that the schema, or the given answer, puts at the very beginning."""
+        if not self._given:
+            return self._forced()
+        self.tokens += self._given
+        return list(self._given)
+
+    def score(self, rows: Logits) -> None:
+        """Note the given answer's log-probabilities: ``rows`` are the logits before each token and after the last."""
+        assert self.trace is not None
+        for token, logits in zip(self._given, rows, strict=False):
+            self.trace.tokens.append(token)
+            self.trace.logprobs.append(float(logits[token]) - logsumexp(logits))
+            self.trace.runner_up.append(float("-inf"))
+        last = rows[len(self._given)]
+        self.trace.ending = logsumexp(last[sorted(self._eos)]) - logsumexp(last)
+        self._complete = True
+
+    def choose(self, logits: Logits, prompt: Sequence[int]) -> list[int]:
+        """The next token, and those that the schema forces after it; nothing at the end of the answer."""
+        if self.matcher is not None:
+            logits = self.matcher.mask(logits)
+        recent: Sequence[int] = ()
+        if not self.greedy:
+            recent = [*prompt[-self._sampler.window :], *self.tokens] if self._sampler.window else ()
+        return self.take(self._sampler.pick(logits, recent), logits)
+
+    def take(self, token: int, logits: Logits) -> list[int]:
+        """Accept the token that was chosen from ``logits`` (masked where there is a schema)."""
+        if token in self._eos:
+            self._eos_came = True
+            if self.trace is not None:
+                self.trace.ending = float(logits[token]) - logsumexp(logits)
+            return []
+        if self.trace is not None:
+            self._note(token, logits)
+        self.tokens.append(token)
+        if self.matcher is None:
+            return [token]
+        self.matcher.consume([token])
+        return [token, *self._forced()]
+
+    def _note(self, token: int, logits: Logits) -> None:
+        assert self.trace is not None
+        total = logsumexp(logits)
+        value = float(logits[token])
+        logits[token] = -np.inf  # for a moment: the best of the others
+        second = float(logits.max())
+        logits[token] = value
+        self.trace.tokens.append(token)
+        self.trace.logprobs.append(value - total)
+        self.trace.runner_up.append(second - total)
+
+    def _forced(self) -> list[int]:
+        """Tokens that can only come next: they skip sampling and are decoded as one run."""
+        if self.matcher is None:
+            return []
+        tokens: list[int] = []
+        if not self.matcher.complete:
+            tokens = [token for token in self.matcher.forced() if token not in self._eos]
+            self.matcher.consume(tokens)
+        room = self._budget - len(self.tokens)
+        self._complete = self.matcher.complete and len(tokens) <= room
+        tokens = tokens[:room]
+        self.tokens += tokens
+        if self.trace is not None:
+            self.trace.force(tokens)
+        return tokens
+
+    def ended(self) -> Reason | None:
+        """Why the answer is over, if it is."""
+        if self._eos_came:
+            return "stop" if self.matcher is None else "schema"
+        if self._complete:
+            return "stop" if self.matcher is None else "schema"
+        if self._stream.stopped:
+            return "stop"
+        return "length" if len(self.tokens) >= self._budget else None
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """The text that these tokens complete."""
+        if len(tokens) == 1:
+            return self._stream.feed(self._bytes(tokens[0]))
+        return self._stream.feed(b"".join(map(self._bytes, tokens)))
+
+    def rest(self) -> str:
+        """What was held back at the end."""
+        return self._stream.finish()
+
+
+def logsumexp(logits: Logits) -> float:
+    """Natural logarithm of the sum of exponentials of ``(n,)`` logits, some of which may be minus infinity."""
+    top = float(logits.max())
+    return top + float(np.log(np.exp(logits - np.float32(top)).sum(dtype=np.float64)))
