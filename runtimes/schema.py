@@ -39,6 +39,11 @@ KEYWORDS: Final = _NUMBERS | _COUNTS | _ONE_SCHEMA | _SCHEMA_LISTS | _SCHEMA_MAP
 """Anything else would be ignored without a word by the mask engine, a misspelt keyword too."""
 
 
+def as_text(schema: Any) -> str:
+    """Compact JSON, keys in their order, which is that of the answers'; raises what ``json.dumps`` raises."""
+    return json.dumps(schema, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
 def check_schema(schema: Any) -> str:
     """The schema as compact JSON text, checked; raises ``InputError`` that names the place and the keyword."""
     if not isinstance(schema, Mapping):
@@ -50,7 +55,7 @@ def check_schema(schema: Any) -> str:
         )
     _check_depth(schema)
     try:
-        text = json.dumps(schema, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        text = as_text(schema)
         size = len(text.encode())
     except (TypeError, ValueError) as error:
         raise InputError("the output schema is not JSON", found=str(error)) from error
