@@ -20,7 +20,7 @@ from edgekit.runtimes.grammars import Grammar, compile_schema, limits, shielded
 
 __all__ = ["Grammar", "Matcher", "Vocabulary", "compile_schema"]
 
-_BIAS: Final[NDArray[np.float32]] = np.where(
+BIAS: Final[NDArray[np.float32]] = np.where(
     np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little"), 0, -np.inf
 ).astype(np.float32)
 """For each byte of a bit mask, what to add to eight logits."""
@@ -85,7 +85,7 @@ class Matcher:
         if not self._bits.any():
             raise InputError("the output schema allows no token here")
         # A bit per token, lowest first; looking bytes up beats unpacking them.
-        np.take(_BIAS, self._bytes, axis=0, out=self._out, mode="clip")
+        np.take(BIAS, self._bytes, axis=0, out=self._out, mode="clip")
         return np.add(self._masked, logits, out=self._masked)
 
     def consume(self, tokens: Sequence[int]) -> None:
