@@ -30,14 +30,27 @@ class Vocabulary:
     """An engine's tokens as llguidance wants them; about a microsecond per token to make, so made once."""
 
     def __init__(self, engine: Engine) -> None:
-        self.size = engine.n_vocab
+        self.size, self.eos_ids = engine.n_vocab, engine.eos_ids
+        tokens = _Tokens(engine)
+        self._pieces = tokens.tokens
+        self.shortest: dict[Grammar, int] = {}
+        """What ``runtimes.shortest`` found; bounded by it."""
         self.tokenizer = llguidance.LLTokenizer(
-            TokenizerWrapper(_Tokens(engine)), n_vocab=engine.n_vocab, eos_token=sorted(engine.eos_ids)
+            TokenizerWrapper(tokens), n_vocab=engine.n_vocab, eos_token=sorted(engine.eos_ids)
         )
 
     def matcher(self, grammar: Grammar) -> Matcher:
         """A matcher at the start of an answer."""
         return Matcher(self, grammar)
+
+    def longest(self, alphabet: frozenset[int]) -> int:
+        """The most bytes of ``alphabet`` that one token holds; at least 1."""
+        counted = np.zeros(256, np.int64)
+        counted[list(alphabet)] = 1
+        ends = np.cumsum([len(piece) for piece in self._pieces])
+        spelt = np.frombuffer(b"".join(self._pieces), np.uint8)
+        sums = np.concatenate([[0], np.cumsum(counted[spelt])])
+        return max(1, int(np.diff(sums[ends], prepend=0).max(initial=1)))
 
 
 class _Tokens:

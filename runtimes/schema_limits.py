@@ -23,6 +23,10 @@ MAX_MODULUS: Final = 10_000
 """Of ``multipleOf``, as a fraction: the automaton has a state per remainder."""
 MAX_MODULI: Final = 50_000
 """All different ones together; about 3 µs each."""
+MAX_LEVELS: Final = 64
+"""Subschemas within each other, references followed: llguidance recurses, and takes 9 kB of stack for each."""
+MAX_ALL_LEVELS: Final = 512
+"""The same added up over everything that is referred to, for references that lead back: 4.6 MB of stack at worst."""
 
 _MEETS: Final = frozenset({"allOf", "anyOf", "oneOf", "$ref"})
 _NOTES: Final = frozenset(
@@ -36,6 +40,7 @@ _ONES: Final = ("items", "additionalProperties")
 
 def check_limits(root: Mapping[str, Any], parts: list[tuple[str, Mapping[str, Any]]]) -> None:
     """Raise ``InputError`` that names place and keyword; ``parts`` are all subschemas with their places."""
+    _check_levels(root, parts)
     choices, moduli = 0, set()
     for where, part in parts:
         choices += len(part.get("enum", ()))
@@ -107,17 +112,68 @@ def reachable(root: Mapping[str, Any], part: Any) -> Iterator[Mapping[str, Any]]
         yield inner
         if "$ref" in inner:
             stack.append(resolve(root, inner["$ref"]))
-        for keyword in _MAPS:
-            stack += inner.get(keyword, {}).values()
-        for keyword in _LISTS:
-            stack += inner.get(keyword, ())
-        stack += [inner[keyword] for keyword in _ONES if keyword in inner]
+        stack += _below(inner)
+
+
+def _below(part: Mapping[str, Any]) -> Iterator[Any]:
+    """The subschemas that a schema applies, references and definitions aside."""
+    for keyword in _MAPS:
+        yield from part.get(keyword, {}).values()
+    for keyword in _LISTS:
+        yield from part.get(keyword, ())
+    yield from (part[keyword] for keyword in _ONES if keyword in part)
+
+
+def _check_levels(root: Mapping[str, Any], parts: list[tuple[str, Mapping[str, Any]]]) -> None:
+    targets = {id(root): root}
+    for _, part in parts:
+        if "$ref" in part and isinstance(target := resolve(root, part["$ref"]), Mapping):
+            targets[id(target)] = target
+    levels = _Levels(root, follow=False)
+    total = sum(levels.of(target) for target in targets.values())
+    if total > MAX_ALL_LEVELS:
+        raise _too_deep(total, MAX_ALL_LEVELS)
+    _Levels(root, follow=True).of(root)
+
+
+class _Levels:
+    """How many subschemas stand within each other; what leads back to itself counts once."""
+
+    def __init__(self, root: Mapping[str, Any], *, follow: bool) -> None:
+        self._root, self._follow = root, follow
+        self._known: dict[int, int] = {}
+
+    def of(self, part: Any, depth: int = 1) -> int:
+        """Raises ``InputError`` beyond ``MAX_LEVELS``, so it recurses no deeper either."""
+        if not isinstance(part, Mapping):
+            return 0
+        if id(part) not in self._known:
+            if depth > MAX_LEVELS:
+                raise _too_deep(depth, MAX_LEVELS)
+            self._known[id(part)] = 0
+            inner = list(_below(part))
+            if self._follow and "$ref" in part:
+                inner.append(resolve(self._root, part["$ref"]))
+            self._known[id(part)] = 1 + max((self.of(one, depth + 1) for one in inner), default=0)
+        found = self._known[id(part)]
+        if depth - 1 + found > MAX_LEVELS:
+            raise _too_deep(depth - 1 + found, MAX_LEVELS)
+        return found
+
+
+def _too_deep(found: int, limit: int) -> InputError:
+    return InputError(
+        "the output schema is nested too deep, references followed",
+        found=found,
+        expected=f"at most {limit} levels",
+    )
 
 
 def resolve(root: Mapping[str, Any], reference: str) -> Any:
     """What ``#`` or ``#/a/b`` points to; raises ``InputError`` where that is nothing."""
     from urllib.parse import unquote
 
+    # The same text leads to the same object: callers compare by identity.
     value: Any = root
     pointer = unquote(reference.removeprefix("#"))
     for step in pointer.split("/")[1:]:
