@@ -1,4 +1,4 @@
-"""Output that must match a JSON schema: llguidance's masks over any engine's logits.
+"""Output that must match a grammar: llguidance's masks over any engine's logits.
 
 Fails closed: a schema that can't be enforced whole is an error before the first token, and a matcher that gets
 into trouble raises; there is no path on which unconstrained tokens come out.
@@ -7,8 +7,7 @@ into trouble raises; there is no path on which unconstrained tokens come out.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import llguidance
 import numpy as np
@@ -17,57 +16,41 @@ from numpy.typing import NDArray
 
 from edgekit.errors import InputError
 from edgekit.runtimes.engine import Engine, Logits
-from edgekit.runtimes.schema import check_schema
+from edgekit.runtimes.grammars import Grammar, compile_schema, limits, shielded
 
-_COMPACT: Final = {
-    "whitespace_flexible": False,
-    "item_separator": ",",
-    "key_separator": ":",
-    "coerce_one_of": False,
-    "lenient": False,
-}
-_BIAS: Final[NDArray[np.float32]] = np.where(
+__all__ = ["Grammar", "Matcher", "Vocabulary", "compile_schema"]
+
+BIAS: Final[NDArray[np.float32]] = np.where(
     np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little"), 0, -np.inf
 ).astype(np.float32)
 """For each byte of a bit mask, what to add to eight logits."""
-
-
-@dataclass(frozen=True)
-class Grammar:
-    """A schema that llguidance accepted whole; serves any number of answers."""
-
-    source: str
-
-
-def compile_schema(schema: Any) -> Grammar:
-    """Turn a JSON schema into a grammar for compact JSON, keys in the order of ``properties``.
-
-    Raises ``InputError`` that names the keyword for whatever would be ignored, approximated or refused.
-    """
-    text = check_schema(schema)
-    source = llguidance.LLMatcher.grammar_from_json_schema(text, overrides=_COMPACT)
-    is_error, messages = llguidance.LLMatcher.validate_grammar_with_warnings(source)
-    if is_error or messages:
-        raise InputError(
-            "the output schema can't be enforced",
-            found="; ".join(messages) or "refused without a reason",
-            next_step="leave out or rephrase the part it names",
-        )
-    return Grammar(source)
 
 
 class Vocabulary:
     """An engine's tokens as llguidance wants them; about a microsecond per token to make, so made once."""
 
     def __init__(self, engine: Engine) -> None:
-        self.size = engine.n_vocab
+        self.size, self.eos_ids = engine.n_vocab, engine.eos_ids
+        tokens = _Tokens(engine)
+        self._pieces = tokens.tokens
+        self.shortest: dict[Grammar, int] = {}
+        """What ``runtimes.shortest`` found; bounded by it."""
         self.tokenizer = llguidance.LLTokenizer(
-            TokenizerWrapper(_Tokens(engine)), n_vocab=engine.n_vocab, eos_token=sorted(engine.eos_ids)
+            TokenizerWrapper(tokens), n_vocab=engine.n_vocab, eos_token=sorted(engine.eos_ids)
         )
 
     def matcher(self, grammar: Grammar) -> Matcher:
         """A matcher at the start of an answer."""
         return Matcher(self, grammar)
+
+    def longest(self, alphabet: frozenset[int]) -> int:
+        """The most bytes of ``alphabet`` that one token holds; at least 1."""
+        counted = np.zeros(256, np.int64)
+        counted[list(alphabet)] = 1
+        ends = np.cumsum([len(piece) for piece in self._pieces])
+        spelt = np.frombuffer(b"".join(self._pieces), np.uint8)
+        sums = np.concatenate([[0], np.cumsum(counted[spelt])])
+        return max(1, int(np.diff(sums[ends], prepend=0).max(initial=1)))
 
 
 class _Tokens:
@@ -94,61 +77,62 @@ class Matcher:
     """Follows one answer and says which tokens may come next."""
 
     def __init__(self, vocabulary: Vocabulary, grammar: Grammar) -> None:
-        self._matcher = llguidance.LLMatcher(
-            vocabulary.tokenizer,
-            grammar.source,
-            log_level=0,
-            limits=llguidance.LLParserLimits(verbose_errors=False),
+        tokenizer, source = vocabulary.tokenizer, grammar.source
+        self.raw = shielded(
+            "output schema",
+            lambda: llguidance.LLMatcher(tokenizer, source, log_level=0, limits=limits()),
         )
+        """llguidance's own matcher, for ``MaskBatch``; whoever uses it calls ``check`` after."""
         self._size = vocabulary.size
         self._bits = np.zeros((self._size + 31) // 32, np.uint32)
         self._bytes = self._bits.view(np.uint8)
         self._address, self._nbytes = self._bits.ctypes.data, self._bits.nbytes
         self._out = np.empty((len(self._bytes), 8), np.float32)
         self._masked: Logits = self._out.reshape(-1)[: self._size]
-        self._check()
+        self.check()
 
     def mask(self, logits: Logits) -> Logits:
         """A copy of ``logits`` ``(n_vocab,)`` with forbidden tokens at minus infinity, valid until the next call."""
-        self._matcher.unsafe_compute_mask_ptr(self._address, self._nbytes)
-        self._check()
+        self.raw.unsafe_compute_mask_ptr(self._address, self._nbytes)
+        self.check()
         if not self._bits.any():
             raise InputError("the output schema allows no token here")
         # A bit per token, lowest first; looking bytes up beats unpacking them.
-        np.take(_BIAS, self._bytes, axis=0, out=self._out, mode="clip")
+        np.take(BIAS, self._bytes, axis=0, out=self._out, mode="clip")
         return np.add(self._masked, logits, out=self._masked)
 
     def consume(self, tokens: Sequence[int]) -> None:
         """Advance over tokens that were chosen or forced; a token that the schema forbids is an error."""
         for token in tokens:
-            if not self._matcher.consume_token(token):
-                self._check()
+            if not self.raw.consume_token(token):
+                self.check()
                 raise InputError("the output schema forbids this token", found=token)
 
     def forced(self) -> list[int]:
         """Tokens that can only come next, in order; not yet consumed."""
-        tokens: list[int] = self._matcher.compute_ff_tokens()
-        self._check()
+        tokens: list[int] = self.raw.compute_ff_tokens()
+        self.check()
         return tokens
 
     @property
     def accepting(self) -> bool:
         """Whether the answer could end here."""
-        accepts: bool = self._matcher.is_accepting()
-        self._check()
+        accepts: bool = self.raw.is_accepting()
+        self.check()
         return accepts
 
     @property
     def complete(self) -> bool:
         """Whether the answer must end here."""
-        stopped: bool = self._matcher.is_stopped()
-        self._check()
+        stopped: bool = self.raw.is_stopped()
+        self.check()
         return stopped
 
-    def _check(self) -> None:
-        if self._matcher.is_error():
+    def check(self) -> None:
+        """Raise ``InputError`` where llguidance gave up."""
+        if self.raw.is_error():
             raise InputError(
                 "the output schema could not be enforced any further",
-                found=self._matcher.get_error(),
+                found=self.raw.get_error().replace("\n<non-verbose/>", ""),
                 next_step="simplify the schema: shorter patterns, smaller length limits, fewer alternatives",
             )

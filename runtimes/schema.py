@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from edgekit.errors import InputError
+from edgekit.runtimes.schema_limits import check_limits, resolve
 
 MAX_DEPTH: Final = 64
 MAX_BYTES: Final = 64 * 1024
@@ -26,17 +27,35 @@ _NOTES: Final = frozenset(
     {"$schema", "$id", "$comment", "title", "description", "default", "examples", "deprecated"}
     | {"readOnly", "writeOnly"}
 )
+_DEFINITIONS: Final = frozenset({"$defs", "definitions"})
+_DRAFTS: Final = (
+    "https://json-schema.org/draft/2020-12/schema",
+    "https://json-schema.org/draft/2019-09/schema",
+    "http://json-schema.org/draft-07/schema",
+    "http://json-schema.org/draft-06/schema",
+    "http://json-schema.org/draft-04/schema",
+)
 KEYWORDS: Final = _NUMBERS | _COUNTS | _ONE_SCHEMA | _SCHEMA_LISTS | _SCHEMA_MAPS | _PLAIN | _NOTES
 """Anything else would be ignored without a word by the mask engine, a misspelt keyword too."""
+
+
+def as_text(schema: Any) -> str:
+    """Compact JSON, keys in their order, which is that of the answers'; raises what ``json.dumps`` raises."""
+    return json.dumps(schema, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 def check_schema(schema: Any) -> str:
     """The schema as compact JSON text, checked; raises ``InputError`` that names the place and the keyword."""
     if not isinstance(schema, Mapping):
-        raise InputError("an output schema is a JSON object", found=type(schema).__name__)
+        is_text = isinstance(schema, str | bytes)
+        raise InputError(
+            "an output schema is a JSON object",
+            found=type(schema).__name__,
+            next_step="pass what json.loads makes of it" if is_text else None,
+        )
     _check_depth(schema)
     try:
-        text = json.dumps(schema, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        text = as_text(schema)
         size = len(text.encode())
     except (TypeError, ValueError) as error:
         raise InputError("the output schema is not JSON", found=str(error)) from error
@@ -44,10 +63,35 @@ def check_schema(schema: Any) -> str:
         raise InputError(
             "the output schema is too long", found=f"{size} bytes", expected=f"at most {MAX_BYTES}"
         )
-    for where, part in _parts(schema, "#"):
+    # From here on what the text says: keys are strings, lists are lists, nothing shared and nothing of the caller's.
+    root = json.loads(text)
+    parts = list(_parts(root, "#"))
+    for where, part in parts:
         for keyword, value in part.items():
             _check_keyword(where, keyword, value)
+    _check_draft(root, parts)
+    check_limits(root, parts)
     return text
+
+
+def _check_draft(root: Mapping[str, Any], parts: list[tuple[str, Mapping[str, Any]]]) -> None:
+    """References mean what 2020-12 says, whatever the draft; where an older one says otherwise it is refused."""
+    draft = root.get("$schema", _DRAFTS[0])
+    if not isinstance(draft, str) or draft.rstrip("#") not in _DRAFTS:
+        raise InputError(
+            "the output schema's '$schema' is unknown", found=f"{draft!r:.200}", expected=" or ".join(_DRAFTS)
+        )
+    for where, part in parts:
+        if where != "#" and not part.keys().isdisjoint({"$id", "$schema"}):
+            raise InputError("the output schema's '$id' and '$schema' belong at its top", found=f"at {where}")
+        if "$ref" in part:
+            resolve(root, part["$ref"])
+            if "draft-0" in draft and part.keys() - _NOTES - _DEFINITIONS != {"$ref"}:
+                raise InputError(
+                    f"the output schema's '$ref' at {where} stands beside keywords that its draft ignores",
+                    found=draft,
+                    expected=f"no other keyword there, or {_DRAFTS[0]}",
+                )
 
 
 def _check_depth(schema: Any) -> None:
@@ -107,9 +151,9 @@ def _check_keyword(where: str, keyword: Any, value: Any) -> None:
         or (keyword in _COUNTS and not (isinstance(value, int) and _is_number(value) and value >= 0))
         or (keyword in _SCHEMA_LISTS and not isinstance(value, list | tuple))
         or (keyword in _SCHEMA_MAPS and not isinstance(value, Mapping))
-        or (keyword == "required" and not isinstance(value, list | tuple))
+        or (keyword == "required" and not _are_names(value))
         or (keyword == "enum" and not isinstance(value, list | tuple))
-        or (keyword in {"pattern", "format", "$ref"} and not isinstance(value, str))
+        or (keyword in {"pattern", "format", "$ref", "$id", "$schema"} and not isinstance(value, str))
     )
     if wrong:
         raise InputError(
@@ -117,6 +161,10 @@ def _check_keyword(where: str, keyword: Any, value: Any) -> None:
         )
     if keyword == "$ref" and not value.startswith("#"):
         raise InputError("the output schema's '$ref' leads outside itself", found=value, expected="#/…")
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
 def _is_number(value: Any) -> bool:
