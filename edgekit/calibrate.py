@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from edgekit.reliability import Reliability
 
 Extract = Callable[[Sequence[str]], Iterator[tuple[str, Trace, Any]]]
 """Answers texts in their order: the text, the trace of its answer, and the data; None where there are none."""
+Opener = Callable[[Bundle], AbstractContextManager[Extract]]
+"""Loads a bundle for as long as it answers."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Options:
 def calibrate(
     folder: Path,
     task: Path,
-    extract: Extract,
+    opener: Opener,
     options: Options | None = None,
     progress: Progress | None = None,
 ) -> Manifest:
@@ -65,7 +68,8 @@ def calibrate(
             found=len(labelled.records),
             expected=f"{calibration.LEAST_RECORDS} or more",
         )
-    judged, failed = _judged(labelled, extract, progress)
+    with opener(bundle) as extract:
+        judged, failed = _judged(labelled, extract, progress)
     target = fitted_for(manifest)
     held_out = calibration.cross_fit(judged, target, options.folds)
     figures = calibration.reliability(
