@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from edgekit import calibration
+from edgekit import calibration, room
 from edgekit.atomic import atomic_folder
 from edgekit.bundle import MANIFEST, SIGNATURE, Bundle, File, Manifest, write_json
 from edgekit.calibration import FOLDS, Judged
@@ -120,19 +120,28 @@ def _judged(task: Task, extract: Extract, progress: Progress) -> tuple[list[Judg
 
 def _store(bundle: Bundle, fitted: ConfidenceMap, figures: Reliability, options: Options) -> Manifest:
     """Swap in a folder with the map; the model's files are linked over, so gigabytes aren't copied."""
+    changed = msgspec.structs.replace(
+        bundle.manifest,
+        confidence=figures,
+        counter=bundle.manifest.counter if options.counter is None else options.counter,
+    )
     with atomic_folder(bundle.folder, force=True) as folder:
-        kept = [file for file in bundle.manifest.files if file.path != CONFIDENCE]
-        for file in kept:
-            _carry(bundle.path_of(file), folder / file.path)
-        write_json(folder / CONFIDENCE, fitted)
-        new = File(CONFIDENCE, (folder / CONFIDENCE).stat().st_size, sha256(folder / CONFIDENCE))
-        manifest = msgspec.structs.replace(
-            bundle.manifest,
-            files=sorted([*kept, new], key=lambda file: file.path),
-            confidence=figures,
-            counter=bundle.manifest.counter if options.counter is None else options.counter,
-        )
-        write_json(folder / MANIFEST, manifest)
+        try:
+            return _fill(folder, bundle, fitted, changed)
+        except OSError as error:
+            raise room.disk_error(error, bundle.folder) from error
+
+
+def _fill(folder: Path, bundle: Bundle, fitted: ConfidenceMap, manifest: Manifest) -> Manifest:
+    kept = [file for file in bundle.manifest.files if file.path != CONFIDENCE]
+    for file in kept:
+        _carry(bundle.path_of(file), folder / file.path)
+    place = folder / CONFIDENCE
+    write_json(place, fitted)
+    new = File(CONFIDENCE, place.stat().st_size, sha256(place))
+    files = sorted([*kept, new], key=lambda file: file.path)
+    manifest = msgspec.structs.replace(manifest, files=files)
+    write_json(folder / MANIFEST, manifest)
     return manifest
 
 

@@ -81,7 +81,7 @@ def _fit(records: Sequence[Judged], target: FittedFor) -> ConfidenceMap:
     pooled, fields = _fit_leaves(records)
     chances = _held_out_chances(records)
     features = np.array(
-        [(1.0, *record_features(c, r.answer.structure)) for c, r in zip(chances, records, strict=True)]
+        [record_features(c, r.answer.structure) for c, r in zip(chances, records, strict=True)]
     )
     weights = logistic.fit(
         features, np.array([float(r.record) for r in records]), _RECORD_MEAN, _RECORD_PRECISION, RISING
@@ -90,7 +90,7 @@ def _fit(records: Sequence[Judged], target: FittedFor) -> ConfidenceMap:
 
 
 def _fit_leaves(records: Sequence[Judged]) -> tuple[Curve, dict[str, Curve]]:
-    rows = [(1.0, *leaf.features()) for r in records for leaf in r.answer.leaves]
+    rows = [leaf.features() for r in records for leaf in r.answer.leaves]
     features = np.array(rows).reshape(-1, LEAF_WEIGHTS)
     right = np.array([float(ok) for r in records for ok in r.leaves])
     names = np.array([field_of(leaf.path) for r in records for leaf in r.answer.leaves])

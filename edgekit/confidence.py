@@ -49,9 +49,9 @@ class Evidence(NamedTuple):
     unseen: bool
     """A string or number that doesn't occur in the text, whatever its case."""
 
-    def features(self) -> tuple[float, float, float, float]:
-        """Log-odds of the value, margin, null, unseen: what a calibration weighs."""
-        return log_odds(self.logprob), self.margin, float(self.null), float(self.unseen)
+    def features(self) -> tuple[float, float, float, bool, bool]:
+        """What a calibration weighs: 1, the log-odds of the value, margin, null, unseen."""
+        return 1.0, log_odds(self.logprob), self.margin, self.null, self.unseen
 
 
 class Answer(NamedTuple):

@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from operator import mul
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -42,9 +43,7 @@ class Curve(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
     def chance(self, features: Sequence[float]) -> float:
         """Between 1/(cases + 2) and 1 - 1/(cases + 2): nothing is surer than the data can show."""
-        score = self.weights[0]
-        for weight, value in zip(self.weights[1:], features, strict=True):
-            score += weight * value
+        score = sum(map(mul, self.weights, features))
         least = 1 / (self.cases + 2)
         chance = 1 / (1 + math.exp(-score)) if score > -700 else 0.0
         return least if chance < least else min(chance, 1 - least)
@@ -88,10 +87,10 @@ class ConfidenceMap(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
         return chances, self.overall.chance(record_features(chances.values(), answer.structure))
 
 
-def record_features(chances: Any, structure: float) -> tuple[float, float, float]:
-    """What a record's curve weighs, from its fields' chances (one or more, each above 0)."""
+def record_features(chances: Any, structure: float) -> tuple[float, float, float, float]:
+    """What a record's curve weighs: 1 and, from its fields' chances (one or more, each above 0)."""
     together = sum(map(math.log, chances))
-    return log_odds(together), log_odds(math.log(min(chances))), structure
+    return 1.0, log_odds(together), log_odds(math.log(min(chances))), structure
 
 
 @lru_cache(4096)
