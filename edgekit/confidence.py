@@ -55,15 +55,18 @@ class Evidence(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """The evidence of one answer by leaf, and the log-probability of decisions that belong to no leaf."""
+    """The evidence of one answer by leaf."""
 
     leaves: list[Evidence]
     structure: float
+    """Log-probability of the decisions that belong to no leaf, such as to end an array."""
+    logprob: float
+    """Log-probability of the whole answer, each token once."""
 
     def raw(self) -> tuple[dict[str, float], float]:
         """Uncalibrated confidence by path, and overall: the probabilities of the value and of the whole answer."""
         by_path = {leaf.path: math.exp(min(0.0, leaf.logprob)) for leaf in self.leaves}
-        return by_path, math.exp(min(0.0, self.structure + sum(leaf.logprob for leaf in self.leaves)))
+        return by_path, math.exp(min(0.0, self.logprob))
 
 
 def evidence(trace: Trace, text: str | None = None) -> Answer:
@@ -82,7 +85,7 @@ def evidence(trace: Trace, text: str | None = None) -> Answer:
         if lowered is not None and (start == 34 or start in _NUMBER):
             unseen = _value(answer[leaf.start : leaf.end]).lower() not in lowered
         found.append(Evidence(leaf.path, logprob, margin, start == 110, unseen))
-    return Answer(found, structure)
+    return Answer(found, structure, sum(trace.logprobs))
 
 
 def log_odds(logprob: float) -> float:
