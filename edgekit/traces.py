@@ -66,12 +66,12 @@ def _answer(engine: Engine, prompt: list[int], matcher: Matcher, trace: Trace) -
     engine.drop(0)
     used = len(prompt)
     tokens = _forced(engine, matcher, trace)
-    run = [*prompt, *tokens]
+    runs = [Run(0, prompt), Run(0, tokens, (len(tokens) - 1,))] if tokens else [Run(0, prompt, (used - 1,))]
     while not matcher.complete:
         used += len(tokens)
         if used >= engine.n_ctx or len(trace.pieces) >= MAX_TOKENS:
             return False
-        logits = engine.decode([Run(0, run, (len(run) - 1,))])[0]
+        logits = engine.decode(runs)[0]
         token, logprob, runner_up = choose(matcher.mask(logits))
         trace.logprobs.append(logprob)
         trace.runner_up.append(runner_up)
@@ -80,7 +80,8 @@ def _answer(engine: Engine, prompt: list[int], matcher: Matcher, trace: Trace) -
             return True
         trace.pieces.append(engine.token_bytes(token))
         matcher.consume([token])
-        tokens = run = [token, *_forced(engine, matcher, trace)]
+        tokens = [token, *_forced(engine, matcher, trace)]
+        runs = [Run(0, tokens, (len(tokens) - 1,))]
     return True
 
 
