@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 CONFIDENCE: Final = "confidence.json"
 VERSION: Final = 1
+AGAIN: Final = "run edgekit calibrate-confidence again"
 LEAF_WEIGHTS: Final = 5
 """Intercept, log-odds of the value, margin, null, not in the text: see ``Evidence.features``."""
 RECORD_WEIGHTS: Final = 4
@@ -155,9 +156,6 @@ def load_confidence(bundle: Bundle) -> ConfidenceMap | None:
             next_step="copy the bundle again",
         )
     return _checked(_decode(data, path), manifest, path)
-
-
-AGAIN: Final = "run edgekit calibrate-confidence again"
 
 
 def _decode(data: bytes, path: Any) -> ConfidenceMap:

@@ -77,11 +77,15 @@ def _bundle(found: dict[str, Any]) -> None:
 def _calibration(found: dict[str, Any] | None) -> str:
     if found is None:
         return "not calibrated"
-    overall, at80 = found["overall"], next(one for one in found["risks"] if one["coverage"] == 0.8)
+    overall = found["overall"]
+    risks = "".join(
+        f", {one['risk']:.1%} of the surest {one['coverage']:.0%}"
+        for one in found["risks"]
+        if one["coverage"] == 0.8
+    )
     return (
         f"calibrated on {found['records']} records: calibration error {overall['mass_before']:.3f} before, "
-        f"{overall['mass_after']:.3f} after; {1 - overall['accuracy']:.1%} of records wrong, "
-        f"{at80['risk']:.1%} of the surest 80%"
+        f"{overall['mass_after']:.3f} after; {1 - overall['accuracy']:.1%} of records wrong{risks}"
     )
 
 
