@@ -17,6 +17,7 @@ import msgspec
 from edgekit.errors import BundleError, InputError
 from edgekit.files import MALFORMED, inside, read_bounded, sha256
 from edgekit.gguf_shards import parts_of
+from edgekit.reliability import Reliability
 
 SCHEMA_VERSION = 1
 MANIFEST, GOLDEN, SIGNATURE = "manifest.json", "golden.json", "signature.json"
@@ -74,6 +75,7 @@ class Manifest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     output_schema: dict[str, Any] | None = None
     quality: dict[str, Any] | None = None
     speed: dict[str, Any] | None = None
+    confidence: Reliability | None = None
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,10 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from edgekit.bundle import MANIFEST, Bundle
+from edgekit.confidence_map import load_confidence
 from edgekit.errors import InputError
 from edgekit.gguf_header import GgufArray, GgufTensor
 from edgekit.gguf_shards import read_shards
@@ -60,8 +63,16 @@ def describe_bundle(path: Path) -> dict[str, Any]:
         "memory": manifest.requirements.memory,
         "prompt": manifest.prompt,
         "output_schema": manifest.output_schema,
+        "confidence": _confidence(bundle),
         "artifact": describe_gguf(bundle.artifact),
     }
+
+
+def _confidence(bundle: Bundle) -> dict[str, Any] | None:
+    """How the bundle's confidence was calibrated; ``BundleError`` if the map isn't fit to be used."""
+    load_confidence(bundle)
+    figures = bundle.manifest.confidence
+    return None if figures is None else dict(msgspec.to_builtins(figures))
 
 
 def describe_gguf(path: Path) -> dict[str, Any]:

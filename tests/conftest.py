@@ -23,7 +23,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).parent.parent
 BASE = ROOT / "examples" / "restaurant" / "base"
 ADAPTER = ROOT / "examples" / "restaurant" / "adapter"
-ORACLES = ("torch", "transformers", "peft")
+ORACLES = ("torch", "transformers", "peft", "sklearn", "matplotlib")
 
 
 class _Absent(MetaPathFinder):

@@ -20,6 +20,7 @@ COMMANDS = {
     "verify": "Check a bundle's files, and replay its golden probes.",
     "run": "Answer one prompt from a bundle, as text or as JSON under a schema.",
     "chat": "Talk with a bundle in the terminal.",
+    "calibrate-confidence": "Fit a bundle's confidence on labelled records, so that it means something.",
     "convert-adapter": "Write an adapter as a GGUF file, unmerged, for runtimes that swap adapters.",
     "models": "List the models that are converted, and how each was checked.",
     "demo": "Build the restaurant example and measure base against merged.",

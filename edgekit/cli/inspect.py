@@ -66,11 +66,27 @@ def _bundle(found: dict[str, Any]) -> None:
         ("memory by context", memory),
         ("prompt", found["prompt"]),
         ("output fields", ", ".join(map(str, _fields(found["output_schema"])))),
+        ("confidence", _calibration(found["confidence"])),
         ("built with", ", ".join(f"{name} {version}" for name, version in found["tools"].items())),
     ]
     _facts(rows)
     click.echo()
     _gguf(found["artifact"])
+
+
+def _calibration(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return "not calibrated"
+    overall = found["overall"]
+    risks = "".join(
+        f", {one['risk']:.1%} of the surest {one['coverage']:.0%}"
+        for one in found["risks"]
+        if one["coverage"] == 0.8
+    )
+    return (
+        f"calibrated on {found['records']} records: calibration error {overall['mass_before']:.3f} before, "
+        f"{overall['mass_after']:.3f} after; {1 - overall['accuracy']:.1%} of records wrong{risks}"
+    )
 
 
 def _fields(schema: Any) -> list[str]:

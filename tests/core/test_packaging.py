@@ -24,6 +24,7 @@ MAY_IMPORT_ROOMS = {
     "golden.py",
     "handoff.py",
     "opening.py",
+    "traces.py",
 }
 """Core files, besides the command line, that join rooms: inside functions only."""
 HEAVY = (
