@@ -7,7 +7,7 @@ into trouble raises; there is no path on which unconstrained tokens come out.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import llguidance
 import numpy as np
@@ -26,6 +26,12 @@ BIAS: Final[NDArray[np.float32]] = np.where(
 """For each byte of a bit mask, what to add to eight logits."""
 
 
+_KEPT: Final = 64
+"""Grammars whose first matcher is kept."""
+_TEXTS: Final = 4096
+"""Texts whose tokens are kept."""
+
+
 class Vocabulary:
     """An engine's tokens as llguidance wants them; about a microsecond per token to make, so made once."""
 
@@ -33,6 +39,7 @@ class Vocabulary:
         self.size, self.eos_ids = engine.n_vocab, engine.eos_ids
         tokens = _Tokens(engine)
         self._pieces = tokens.tokens
+        self._started: dict[Grammar, Any] = {}
         self.shortest: dict[Grammar, int] = {}
         """What ``runtimes.shortest`` found; bounded by it."""
         self.tokenizer = llguidance.LLTokenizer(
@@ -40,8 +47,17 @@ class Vocabulary:
         )
 
     def matcher(self, grammar: Grammar) -> Matcher:
-        """A matcher at the start of an answer."""
-        return Matcher(self, grammar)
+        """A matcher at the start of an answer: a copy of the grammar's first, which is five hundred times faster."""
+        first = self._started.get(grammar)
+        if first is None:
+            first = shielded(
+                "output schema",
+                lambda: llguidance.LLMatcher(self.tokenizer, grammar.source, log_level=0, limits=limits()),
+            )
+            if len(self._started) >= _KEPT:
+                self._started.clear()
+            self._started[grammar] = first
+        return Matcher(self.size, first.deep_copy())
 
     def longest(self, alphabet: frozenset[int]) -> int:
         """The most bytes of ``alphabet`` that one token holds; at least 1."""
@@ -60,6 +76,7 @@ class _Tokens:
         if not engine.eos_ids:
             raise InputError("the model has no token that ends an answer, so no schema can be enforced")
         self._engine = engine
+        self._known: dict[bytes | str, list[int]] = {}
         self.eos_token_id = min(engine.eos_ids)
         self.bos_token_id = engine.specials.get(engine.bos_token)
         self.tokens = [engine.token_bytes(token) for token in range(engine.n_vocab)]
@@ -68,38 +85,35 @@ class _Tokens:
         self.special_token_ids = sorted({*engine.specials.values(), *engine.eos_ids})
 
     def __call__(self, text: bytes | str) -> list[int]:
-        if isinstance(text, bytes):
-            text = text.decode("utf-8", "replace")
-        return self._engine.tokenize(text, special=False)
+        """Asked at every token for the bytes that must come next, of which a schema has few."""
+        known = self._known.get(text)
+        if known is None:
+            plain = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
+            if len(self._known) >= _TEXTS:
+                self._known.clear()
+            known = self._known[text] = self._engine.tokenize(plain, special=False)
+        return known
 
 
 class Matcher:
     """Follows one answer and says which tokens may come next."""
 
-    def __init__(self, vocabulary: Vocabulary, grammar: Grammar) -> None:
-        tokenizer, source = vocabulary.tokenizer, grammar.source
-        self.raw = shielded(
-            "output schema",
-            lambda: llguidance.LLMatcher(tokenizer, source, log_level=0, limits=limits()),
-        )
+    def __init__(self, size: int, raw: Any) -> None:
+        self.raw = raw
         """llguidance's own matcher, for ``MaskBatch``; whoever uses it calls ``check`` after."""
-        self._size = vocabulary.size
-        self._bits = np.zeros((self._size + 31) // 32, np.uint32)
-        self._bytes = self._bits.view(np.uint8)
-        self._address, self._nbytes = self._bits.ctypes.data, self._bits.nbytes
-        self._out = np.empty((len(self._bytes), 8), np.float32)
-        self._masked: Logits = self._out.reshape(-1)[: self._size]
+        self._size = size
         self.check()
 
     def mask(self, logits: Logits) -> Logits:
-        """A copy of ``logits`` ``(n_vocab,)`` with forbidden tokens at minus infinity, valid until the next call."""
-        self.raw.unsafe_compute_mask_ptr(self._address, self._nbytes)
+        """A copy of ``logits`` ``(n_vocab,)`` with forbidden tokens at minus infinity."""
+        bits = np.zeros((self._size + 31) // 32, np.uint32)
+        self.raw.unsafe_compute_mask_ptr(bits.ctypes.data, bits.nbytes)
         self.check()
-        if not self._bits.any():
+        if not bits.any():
             raise InputError("the output schema allows no token here")
         # A bit per token, lowest first; looking bytes up beats unpacking them.
-        np.take(BIAS, self._bytes, axis=0, out=self._out, mode="clip")
-        return np.add(self._masked, logits, out=self._masked)
+        bias = np.take(BIAS, bits.view(np.uint8), axis=0, mode="clip").reshape(-1)[: self._size]
+        return np.add(bias, logits, out=bias)
 
     def consume(self, tokens: Sequence[int]) -> None:
         """Advance over tokens that were chosen or forced; a token that the schema forbids is an error."""

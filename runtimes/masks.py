@@ -7,6 +7,7 @@ that differ are looked up one by one, and only the rest goes over every token.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -17,12 +18,28 @@ from edgekit.runtimes.constraint import BIAS, Matcher, Vocabulary
 
 Ids = NDArray[np.int64]
 Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
 Words = NDArray[np.uint32]
 
 FEW: Final = 128
 """One token in so many counts as few: looking one up costs that of passing over dozens."""
 BLOCK: Final = 1 << 16
 """Logits worked on at a time: half a megabyte stays in the cache between one pass and the next."""
+
+
+@dataclass(frozen=True)
+class Best:
+    """For each row the likeliest allowed token, and natural logarithms of probabilities among the allowed ones."""
+
+    ids: Ids
+    logprobs: Doubles
+    """Of that token."""
+    runner_up: Doubles
+    """Of the best other one; minus infinity where there is none."""
+
+    def put(self, at: Ids, ids: Ids, logprobs: Doubles, runner_up: Doubles) -> None:
+        """Fill in some rows."""
+        self.ids[at], self.logprobs[at], self.runner_up[at] = ids, logprobs, runner_up
 
 
 class MaskBatch:
@@ -67,8 +84,8 @@ class MaskBatch:
             raise InputError("the grammar allows no token here")
         self._counts = counts
 
-    def best(self, logits: Floats) -> tuple[Ids, NDArray[np.float64]]:
-        """The likeliest allowed token of each row, the first of equals, and its log-probability among the allowed.
+    def best(self, logits: Floats) -> Best:
+        """The likeliest allowed token of each row, the first of equals, and how sure that is.
 
         ``logits`` is ``(rows, n_vocab)``, rows as in the last ``compute``, and is not changed. Raises ``InputError``
         where every allowed logit is minus infinity, or one is NaN or infinite.
@@ -77,21 +94,21 @@ class MaskBatch:
         if logits.shape != (rows, self.size):
             raise InputError("logits don't fit the masks", found=logits.shape, expected=(rows, self.size))
         few = self._counts * FEW <= self.size
-        ids, logprobs = np.empty(rows, np.int64), np.empty(rows, np.float64)
+        found = Best(np.empty(rows, np.int64), np.empty(rows), np.empty(rows))
         # What is not a number is found in the result.
         with np.errstate(invalid="ignore", divide="ignore"):
             if few.any():
                 at = np.flatnonzero(few)
-                ids[at], logprobs[at] = _among_few(self._padded, at, logits)
+                found.put(at, *_among_few(self._padded, at, logits))
             many = np.flatnonzero(~few)
             for start in range(0, len(many), self._block):
                 at = many[start : start + self._block]
-                ids[at], logprobs[at] = self._among_many(at, logits)
-        if not np.isfinite(logprobs).all():
+                found.put(at, *self._among_many(at, logits))
+        if not np.isfinite(found.logprobs).all():
             raise InputError("the model's logits are not numbers, or leave no allowed token possible")
-        return ids, logprobs
+        return found
 
-    def _among_many(self, at: Ids, logits: Floats) -> tuple[Ids, NDArray[np.float64]]:
+    def _among_many(self, at: Ids, logits: Floats) -> tuple[Ids, Doubles, Doubles]:
         """Passes over every token of a block of rows, with the forbidden ones at minus infinity."""
         n = np.arange(len(at))
         work = self._work[: len(at)]
@@ -113,11 +130,14 @@ class MaskBatch:
             # The model's favourite isn't allowed: only now is a search among the allowed needed.
             ids[row] = masked[row].argmax()
             masked[row] -= masked[row, ids[row]]
+        masked[n, ids] = -np.inf
+        second = masked.max(axis=1).astype(np.float64)
         np.exp(masked, out=masked)
-        return ids, -np.log(masked.sum(axis=1).astype(np.float64))
+        logprobs = -np.log1p(masked.sum(axis=1).astype(np.float64))
+        return ids, logprobs, second + logprobs
 
 
-def _among_few(bits: Words, at: Ids, logits: Floats) -> tuple[Ids, NDArray[np.float64]]:
+def _among_few(bits: Words, at: Ids, logits: Floats) -> tuple[Ids, Doubles, Doubles]:
     """Looks at the allowed tokens alone; every row has at least one."""
     rows, tokens = _positions(bits[at])
     values = logits[at[rows], tokens].astype(np.float64)
@@ -127,7 +147,9 @@ def _among_few(bits: Words, at: Ids, logits: Floats) -> tuple[Ids, NDArray[np.fl
     ids = np.zeros(len(at), np.int64)
     highest = np.flatnonzero(below == 0)[::-1]
     ids[rows[highest]] = tokens[highest]
-    return ids, -np.log(np.add.reduceat(np.exp(below), starts))
+    logprobs = -np.log(np.add.reduceat(np.exp(below), starts))
+    below[tokens == ids[rows]] = -np.inf
+    return ids, logprobs, np.maximum.reduceat(below, starts) + logprobs
 
 
 def _positions(bits: Words) -> tuple[Ids, Ids]:

@@ -34,6 +34,7 @@ class Scheduler:
         self.parallel = 1 if exact else min(parallel or engine.n_seq_max, engine.n_seq_max)
         self._exact = exact
         self._slots = Slots(engine, self.parallel, exact=exact)
+        self._chooser = step.Chooser(self.parallel)
         self._lanes = Lanes()
         self._vocabulary: Vocabulary | None = None
         self._lock = threading.Condition()
@@ -224,23 +225,15 @@ class Scheduler:
             self._send_back(active)
             return
         try:
-            found = step.compute(self.engine, self._slots, chosen)
+            found, logits = step.compute(self.engine, self._slots, chosen)
         except EdgekitError as error:
             if isinstance(error, HardwareError) and len(active) > 1:
                 self._send_back(active)
             else:
                 self._give_up([slot for slot, _ in chosen], error)
             return
-        for slot, rows in found:
-            ticket = slot.ticket
-            assert ticket is not None
-            try:
-                over = step.advance(slot, ticket, rows)
-            except EdgekitError as error:
-                step.fail(ticket, error)
-                over = True
-            if over:
-                self._over(slot)
+        for slot in self._chooser.advance(found, logits, self._vocabulary):
+            self._over(slot)
 
     def _send_back(self, active: list[Slot]) -> None:
         """The cache is full: whoever came last goes back to the queue, with what it has written so far."""

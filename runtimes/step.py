@@ -5,11 +5,16 @@ from __future__ import annotations
 from time import perf_counter
 from typing import Final
 
+import numpy as np
+
 from edgekit.errors import EdgekitError
+from edgekit.runtimes.constraint import Vocabulary
 from edgekit.runtimes.engine import Engine, Logits, Run
+from edgekit.runtimes.masks import MaskBatch
 from edgekit.runtimes.request import Finish
 from edgekit.runtimes.slots import STEP, TAIL, Slot, Slots
 from edgekit.runtimes.ticket import Ticket
+from edgekit.runtimes.writer import Writer
 
 PROMPT_SHARE: Final = 64
 """Prompt tokens in a step that also carries running answers: as many as cost little more than a few."""
@@ -65,8 +70,10 @@ def runs_of(slot: Slot, count: int) -> list[Run]:
     return [Run(slot.seq, prompt, (len(prompt) - 1,) if scored else ()), Run(slot.seq, answer, last)]
 
 
-def compute(engine: Engine, slots: Slots, chosen: list[tuple[Slot, int]]) -> list[tuple[Slot, Logits]]:
-    """Run the engine once; logits ``(wanted, n_vocab)`` for each slot whose pending tokens are all done.
+def compute(
+    engine: Engine, slots: Slots, chosen: list[tuple[Slot, int]]
+) -> tuple[list[tuple[Slot, Logits]], Logits]:
+    """Run the engine once; each slot whose pending tokens are all done with its logits, and all logits together.
 
     After an error nothing has changed.
     """
@@ -85,20 +92,85 @@ def compute(engine: Engine, slots: Slots, chosen: list[tuple[Slot, int]]) -> lis
     for slot, rows in wanted:
         found.append((slot, rows_of[at : at + rows]))
         at += rows
-    return found
+    return found, rows_of
 
 
-def advance(slot: Slot, ticket: Ticket, rows: Logits) -> bool:
-    """Let the answer go on from its logits; True if it is over, with everything told to the sink."""
-    writer = ticket.writer
-    assert writer is not None
+class Chooser:
+    """Lets answers go on from their logits: the greedy ones under a schema all at once, the others one by one."""
+
+    def __init__(self, rows: int) -> None:
+        self._rows = rows
+        self._masks: MaskBatch | None = None
+
+    def advance(
+        self, found: list[tuple[Slot, Logits]], logits: Logits, vocabulary: Vocabulary | None
+    ) -> list[Slot]:
+        """Choose for every slot; ``logits`` are those of all of them. Returns the slots whose answers are over."""
+        over: list[Slot] = []
+        for slot, rows in self._together(found, logits, vocabulary, over):
+            ticket, writer = _work(slot)
+            try:
+                if ticket.request.answer:
+                    writer.score(rows)
+                    run: list[int] = []
+                else:
+                    run = writer.choose(rows[0], ticket.prompt)
+                done = _go_on(slot, run)
+            except EdgekitError as error:
+                fail(ticket, error)
+                done = True
+            if done:
+                over.append(slot)
+        return over
+
+    def _together(
+        self,
+        found: list[tuple[Slot, Logits]],
+        logits: Logits,
+        vocabulary: Vocabulary | None,
+        over: list[Slot],
+    ) -> list[tuple[Slot, Logits]]:
+        """Do the greedy ones under a schema; the rest is returned, and all where one of them is in trouble."""
+        at = [
+            index
+            for index, (slot, rows) in enumerate(found)
+            if len(rows) == 1 and _work(slot)[1].matcher is not None and _work(slot)[1].greedy
+        ]
+        if not at or vocabulary is None:
+            return found
+        if self._masks is None:
+            self._masks = MaskBatch(self._rows, vocabulary)
+        try:
+            self._masks.compute([_work(found[index][0])[1].matcher for index in at])
+            whole = len(at) == len(found) == len(logits)
+            best = self._masks.best(logits if whole else np.concatenate([found[index][1] for index in at]))
+        except EdgekitError:
+            return found
+        choices = zip(at, best.ids.tolist(), best.logprobs.tolist(), best.runner_up.tolist(), strict=True)
+        for index, token, logprob, runner_up in choices:
+            slot = found[index][0]
+            ticket, writer = _work(slot)
+            try:
+                if _go_on(slot, writer.take(token, logprob, runner_up)):
+                    over.append(slot)
+            except EdgekitError as error:
+                fail(ticket, error)
+                over.append(slot)
+        done = set(at)
+        return [entry for index, entry in enumerate(found) if index not in done]
+
+
+def _work(slot: Slot) -> tuple[Ticket, Writer]:
+    ticket = slot.ticket
+    assert ticket is not None and ticket.writer is not None
+    return ticket, ticket.writer
+
+
+def _go_on(slot: Slot, run: list[int]) -> bool:
+    """Show the text of new tokens and line them up; True if the answer is over, with everything told to the sink."""
+    ticket, writer = _work(slot)
     if ticket.first is None:
         ticket.first = perf_counter() - ticket.begun
-    if ticket.request.answer:
-        writer.score(rows)
-        run: list[int] = []
-    else:
-        run = writer.choose(rows[0], ticket.prompt)
     if ticket.stream or ticket.request.stop:
         text = writer.text(run)
         if text and ticket.stream:

@@ -21,6 +21,7 @@ class Writer:
         self._eos = engine.eos_ids
         self._sampler = Sampler(request.sampling)
         self.greedy = request.sampling == GREEDY and not request.answer
+        """Whether the likeliest allowed token is always the one."""
         self._given = request.answer
         self._stream = TextStream(request.stop)
         self.matcher = matcher
@@ -49,39 +50,36 @@ class Writer:
         self._complete = True
 
     def choose(self, logits: Logits, prompt: Sequence[int]) -> list[int]:
-        """The next token, and those that the schema forces after it; nothing at the end of the answer."""
+        """The next token by ``logits`` ``(n_vocab,)``, and those that the schema forces after it; none at the end."""
         if self.matcher is not None:
             logits = self.matcher.mask(logits)
         recent: Sequence[int] = ()
-        if not self.greedy:
-            recent = [*prompt[-self._sampler.window :], *self.tokens] if self._sampler.window else ()
-        return self.take(self._sampler.pick(logits, recent), logits)
+        if not self.greedy and self._sampler.window:
+            recent = [*prompt[-self._sampler.window :], *self.tokens]
+        token = self._sampler.pick(logits, recent)
+        if self.trace is None:
+            return self.take(token)
+        total = logsumexp(logits)
+        value = float(logits[token])
+        others = np.delete(logits, token)
+        return self.take(token, value - total, float(others.max(initial=-np.inf)) - total)
 
-    def take(self, token: int, logits: Logits) -> list[int]:
-        """Accept the token that was chosen from ``logits`` (masked where there is a schema)."""
+    def take(self, token: int, logprob: float = 0.0, runner_up: float = -np.inf) -> list[int]:
+        """Accept a token that was chosen; it, and those that the schema forces after it, or none at the end."""
         if token in self._eos:
             self._eos_came = True
             if self.trace is not None:
-                self.trace.ending = float(logits[token]) - logsumexp(logits)
+                self.trace.ending = logprob
             return []
         if self.trace is not None:
-            self._note(token, logits)
+            self.trace.tokens.append(token)
+            self.trace.logprobs.append(logprob)
+            self.trace.runner_up.append(runner_up)
         self.tokens.append(token)
         if self.matcher is None:
             return [token]
-        self.matcher.consume([token])
+        self.matcher.consume((token,))
         return [token, *self._forced()]
-
-    def _note(self, token: int, logits: Logits) -> None:
-        assert self.trace is not None
-        total = logsumexp(logits)
-        value = float(logits[token])
-        logits[token] = -np.inf  # for a moment: the best of the others
-        second = float(logits.max())
-        logits[token] = value
-        self.trace.tokens.append(token)
-        self.trace.logprobs.append(value - total)
-        self.trace.runner_up.append(second - total)
 
     def _forced(self) -> list[int]:
         """Tokens that can only come next: they skip sampling and are decoded as one run."""
