@@ -17,6 +17,7 @@ class AnswerOptions(TypedDict, total=False):
     """What every call takes; see ``runtimes.sampling.Sampling`` for the meaning of the last seven."""
 
     max_tokens: int
+    deadline: float
     stop: str | Sequence[str]
     temperature: float
     top_k: int
@@ -28,9 +29,13 @@ class AnswerOptions(TypedDict, total=False):
 
 
 class Options(AnswerOptions, total=False):
-    """And the JSON schema that the answer must match."""
+    """And what the answer is held to: one of these at most."""
 
-    schema: Mapping[str, Any] | None
+    schema: Any
+    """A JSON Schema, or the class of a pydantic model, a dataclass or a TypedDict."""
+    regex: str | None
+    lark: str | None
+    choices: Sequence[str] | None
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,7 @@ class Extraction:
     """One text's fields; ``data`` is None exactly where there is a ``failure``."""
 
     data: Any
+    """As JSON has it; an instance where the schema was a class."""
     text: str
     """The answer as the model wrote it, also where it was cut off."""
     truncated: bool
@@ -61,6 +67,19 @@ class Extraction:
     calibrated: bool = False
     """Whether the confidences were fitted to labelled data; otherwise they only rank."""
     failure: Failure | None = None
+
+
+@dataclass(frozen=True)
+class Classification:
+    """How likely each label is."""
+
+    label: str
+    """The likeliest."""
+    probabilities: Mapping[str, float]
+    """Of each label among the labels; they add up to 1."""
+    mass: float
+    """The probability under the model that the answer is any of the labels: near 0 it would say something else."""
+    seconds: float
 
 
 def collect(pieces: Iterable[str | Finish]) -> tuple[str, Finish]:

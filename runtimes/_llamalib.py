@@ -64,11 +64,7 @@ def load() -> Any:
 
 @cache
 def has_amx() -> bool:
-    """Whether this build of llama.cpp uses Intel's AMX instructions.
-
-    GCC 12 compiles them to code that faults: its ``_tile_loadconfig`` tells the optimizer that 8 of the 64
-    bytes of the tile configuration are read, so the rest is never written.
-    """
+    """Whether this build of llama.cpp uses Intel's AMX instructions; see ``_amx`` for whether they work."""
     info: bytes = load().llama_print_system_info()
     return b"AMX_INT8 = 1" in info
 

@@ -15,7 +15,7 @@ import psutil
 
 from edgekit.errors import BundleError, EdgekitError, HardwareError, InputError, UnsupportedModelError
 from edgekit.gguf_shards import read_shards
-from edgekit.runtimes import _llamalib
+from edgekit.runtimes import _amx, _llamalib
 from edgekit.runtimes._llamabatch import LlamaBatch, Plan, check_options, check_seq
 from edgekit.runtimes._llamathreads import ThreadPool
 from edgekit.runtimes._llamavocab import LlamaVocabulary
@@ -55,7 +55,7 @@ class LlamaCppOptions:
     flash: bool | None = None
     """Flash attention; unset: as llama.cpp decides, which is yes wherever it can."""
     repack: bool | None = None
-    """Rearrange weights for faster prompts; unset: yes, unless that means AMX (see ``_llamalib.has_amx``)."""
+    """Rearrange weights for faster prompts; unset: yes, unless that means AMX code that doesn't work (see ``_amx``)."""
 
     def __post_init__(self) -> None:
         check_options(
@@ -149,7 +149,10 @@ class LlamaCppEngine:
         params.vocab_only = vocab_only
         offload = -1 if lib.llama_supports_gpu_offload() else 0
         params.n_gpu_layers = offload if options.n_gpu_layers is None else options.n_gpu_layers
-        params.use_extra_bufts = not _llamalib.has_amx() if options.repack is None else options.repack
+        if options.repack is None:
+            params.use_extra_bufts = not _llamalib.has_amx() or _amx.works()
+        else:
+            params.use_extra_bufts = options.repack
         _llamalib.clear_log()
         self._model = model = lib.llama_model_load_from_file(os.fsencode(self._path), params)
         if not model:
@@ -159,6 +162,9 @@ class LlamaCppEngine:
                 found=_llamalib.last_log() or "no reason given",
                 next_step="build it again, or run `edgekit verify` on the bundle that it came in",
             )
+        self.weights: int = lib.llama_model_size(model)
+        """Bytes of all tensors."""
+        self.on_gpu: bool = offload != 0 and params.n_gpu_layers != 0
         template = lib.llama_model_chat_template(model, None)
         self.chat_template: str | None = None if template is None else template.decode("utf-8", "replace")
         self._vocabulary = words = LlamaVocabulary(lib, model)

@@ -56,7 +56,7 @@ class Finish:
 
 @dataclass
 class Trace:
-    """An answer token by token.
+    """An answer token by token, the one that ended it too, where the model chose to end.
 
     ``logprobs`` are natural logarithms of the probability among the tokens that the schema allowed there, 0 for
     tokens that it forced; ``runner_up`` is that of the best other one, minus infinity where there was none.
@@ -65,8 +65,12 @@ class Trace:
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     runner_up: list[float] = field(default_factory=list)
-    ending: float = 0.0
-    """Log-probability of ending there, where the model chose to, or where the given answer was over."""
+
+    def note(self, token: int, logprob: float, runner_up: float) -> None:
+        """Note a token that was chosen."""
+        self.tokens.append(token)
+        self.logprobs.append(logprob)
+        self.runner_up.append(runner_up)
 
     def force(self, tokens: Sequence[int]) -> None:
         """Note tokens that could only come next."""

@@ -17,6 +17,7 @@ from edgekit.runtimes.constraint import Grammar, Matcher, Vocabulary
 from edgekit.runtimes.engine import Engine
 from edgekit.runtimes.lanes import Lane, Lanes
 from edgekit.runtimes.request import Request
+from edgekit.runtimes.shortest import check_room
 from edgekit.runtimes.slots import Slot, Slots
 from edgekit.runtimes.ticket import Sink, Ticket
 from edgekit.runtimes.writer import Writer
@@ -202,7 +203,7 @@ class Scheduler:
         """Start an answer in its slot; it may fail there, or be over before it began."""
         try:
             if ticket.writer is None:
-                matcher = self._matcher(ticket.request.grammar)
+                matcher = self._matcher(ticket.request.grammar, ticket.budget)
                 ticket.writer = Writer(self.engine, ticket.request, ticket.budget, matcher)
                 slot.pending += ticket.writer.begin()
                 if ticket.writer.ended() is not None:
@@ -212,11 +213,12 @@ class Scheduler:
         if ticket.over:
             self._over(slot)
 
-    def _matcher(self, grammar: Grammar | None) -> Matcher | None:
+    def _matcher(self, grammar: Grammar | None, budget: int) -> Matcher | None:
         if grammar is None:
             return None
         if self._vocabulary is None:
             self._vocabulary = Vocabulary(self.engine)
+        check_room(grammar, self._vocabulary, budget)
         return self._vocabulary.matcher(grammar)
 
     def _compute(self, active: list[Slot]) -> None:

@@ -41,12 +41,10 @@ class Writer:
     def score(self, rows: Logits) -> None:
         """Note the given answer's log-probabilities: ``rows`` are the logits before each token and after the last."""
         assert self.trace is not None
-        for token, logits in zip(self._given, rows, strict=False):
-            self.trace.tokens.append(token)
-            self.trace.logprobs.append(float(logits[token]) - logsumexp(logits))
-            self.trace.runner_up.append(float("-inf"))
-        last = rows[len(self._given)]
-        self.trace.ending = logsumexp(last[sorted(self._eos)]) - logsumexp(last)
+        ends = sorted(self._eos)
+        for token, logits in zip((*self._given, None), rows, strict=True):
+            value = logsumexp(logits[ends]) if token is None else float(logits[token])
+            self.trace.note(ends[0] if token is None else token, value - logsumexp(logits), -np.inf)
         self._complete = True
 
     def choose(self, logits: Logits, prompt: Sequence[int]) -> list[int]:
@@ -66,15 +64,11 @@ class Writer:
 
     def take(self, token: int, logprob: float = 0.0, runner_up: float = -np.inf) -> list[int]:
         """Accept a token that was chosen; it, and those that the schema forces after it, or none at the end."""
+        if self.trace is not None:
+            self.trace.note(token, logprob, runner_up)
         if token in self._eos:
             self._eos_came = True
-            if self.trace is not None:
-                self.trace.ending = logprob
             return []
-        if self.trace is not None:
-            self.trace.tokens.append(token)
-            self.trace.logprobs.append(logprob)
-            self.trace.runner_up.append(runner_up)
         self.tokens.append(token)
         if self.matcher is None:
             return [token]
