@@ -32,7 +32,8 @@ class Vocabulary:
     def __init__(self, engine: Engine) -> None:
         self.size, self.eos_ids = engine.n_vocab, engine.eos_ids
         tokens = _Tokens(engine)
-        self._pieces = tokens.tokens
+        control = frozenset(tokens.special_token_ids)
+        self._pieces = [b"" if at in control else piece for at, piece in enumerate(tokens.tokens)]
         self.shortest: dict[Grammar, int] = {}
         """What ``runtimes.shortest`` found; bounded by it."""
         self.tokenizer = llguidance.LLTokenizer(
