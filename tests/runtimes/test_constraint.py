@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from edgekit.errors import InputError
 from edgekit.runtimes.constraint import Matcher, Vocabulary, compile_schema
 from edgekit.runtimes.fake import FakeEngine
 from edgekit.runtimes.generate import Finish, Request, Session
+from edgekit.runtimes.grammars import LIMITS
 from edgekit.runtimes.llamacpp import LlamaCppEngine, LlamaCppOptions
 from edgekit.runtimes.sampling import Sampling
+from tests.runtimes.walks import VOCABULARY, walk
 
 CONSTANTS = st.recursive(
     st.one_of(
@@ -237,6 +240,31 @@ def test_a_forbidden_token_is_an_error_and_stays_one(vocabulary: Vocabulary) -> 
     for use in (lambda: null.mask(np.zeros(vocabulary.size, np.float32)), null.forced, lambda: null.complete):
         with pytest.raises(InputError, match="could not be enforced"):
             use()
+
+
+def test_matchers_of_one_grammar_do_not_meet() -> None:
+    """They are copies that share a lexer: each must go its own way, and one's failure stays its own."""
+    grammar = compile_schema({"type": "string", "pattern": "^(a[b-d]{2}|x.{1,8}z)*$"})
+    alone = [walk(grammar, seed) for seed in range(20)]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda seed: walk(grammar, seed), list(range(20)) * 5)) == alone * 5
+    broken, sound = VOCABULARY.matcher(grammar), VOCABULARY.matcher(grammar)
+    with pytest.raises(InputError):
+        broken.consume(b"x")
+    sound.consume(b'"abb"')
+    assert sound.accepting
+    assert walk(grammar, 0) == alone[0]
+
+
+def test_what_copies_share_does_not_run_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One answer needs about 300 of the lexer's states; thousands of answers need no more of them each."""
+    grammar = compile_schema({"type": "string", "pattern": "^(abc|[a-z]{3,40}x|[0-9]{5,30}q|.{1,60}z)$"})
+    monkeypatch.setitem(LIMITS, "max_lexer_states", 600)
+    monkeypatch.setattr("edgekit.runtimes.constraint.COPIES", 8)
+    vocabulary = Vocabulary(FakeEngine("x"))
+    monkeypatch.setattr("tests.runtimes.walks.VOCABULARY", vocabulary)
+    for seed in range(400):
+        walk(grammar, seed, 60)
 
 
 def test_a_pattern_too_big_to_run_raises_rather_than_letting_go() -> None:
