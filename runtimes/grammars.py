@@ -74,7 +74,8 @@ def compile_schema(schema: Any) -> Grammar:
 def regex_grammar(pattern: str) -> Grammar:
     """A grammar for text that ``pattern`` matches from its first character to its last.
 
-    The syntax is that of Rust's ``regex`` crate: no look-around, no backreferences.
+    The syntax is that of Rust's ``regex`` crate: no look-around, no backreferences; ``\\d``
+    and ``\\w`` are Unicode's, ``[0-9]`` is not.
     """
     _check_text("pattern", pattern)
     return Grammar(_tried("pattern", llguidance.LLMatcher.grammar_from_regex(pattern)))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
+from decimal import Decimal
 from typing import Any, Final
 
 from edgekit.errors import InputError
@@ -13,6 +15,7 @@ MAX_DEPTH: Final = 64
 MAX_BYTES: Final = 64 * 1024
 MAX_INTEGER: Final = 2**53
 MAX_FLOAT: Final = 1e15  # llguidance rounds 8087399990408271.0 to …270
+MAX_PLACES: Final = 22  # and 5.305090535613234e-91 to …232e-91
 """llguidance keeps numbers as doubles: a larger constant would come out as its neighbour."""
 
 _NUMBERS: Final = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"})
@@ -106,18 +109,27 @@ def _check_depth(schema: Any) -> None:
                 inner += value.values()
             elif isinstance(value, list | tuple):
                 inner += value
-            elif isinstance(value, int | float) and abs(value) > (
-                MAX_INTEGER if isinstance(value, int) else MAX_FLOAT
-            ):
+            elif isinstance(value, int | float) and not _is_exact(value):
                 raise InputError(
-                    "the output schema holds a number too big to be exact",
-                    found=value,
-                    expected="up to 2**53, with a decimal point up to 1e15",
+                    "the output schema holds a number too big to be exact, or too fine",
+                    found=f"{value!r:.40}",
+                    expected="up to 2**53, with a decimal point up to 1e15, 15 digits and 22 places",
                 )
         level = inner
         if len(level) > MAX_BYTES:
             raise InputError("the output schema is too long", expected=f"at most {MAX_BYTES} bytes")
     raise InputError("the output schema is nested too deep", expected=f"at most {MAX_DEPTH} levels")
+
+
+def _is_exact(value: float) -> bool:
+    """Whether llguidance keeps the number: a whole one below 2**53 by a power of ten up to 22, nothing else."""
+    if isinstance(value, int):
+        return abs(value) <= MAX_INTEGER
+    if not math.isfinite(value):
+        return False
+    _, digits, exponent = Decimal(repr(value)).normalize().as_tuple()
+    whole = int("".join(map(str, digits)))
+    return abs(value) <= MAX_FLOAT and whole <= MAX_INTEGER and -MAX_PLACES <= int(exponent) <= MAX_PLACES
 
 
 def _parts(schema: Any, where: str) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -27,6 +27,8 @@ MAX_LEVELS: Final = 64
 """Subschemas within each other, references followed: llguidance recurses, and takes 9 kB of stack for each."""
 MAX_ALL_LEVELS: Final = 512
 """The same added up over everything that is referred to, for references that lead back: 4.6 MB of stack at worst."""
+MAX_LOOKED_AT: Final = 50_000
+"""Subschemas that this check itself goes through, 50 ms, where large parts are referred to many times."""
 
 _MEETS: Final = frozenset({"allOf", "anyOf", "oneOf", "$ref"})
 _NOTES: Final = frozenset(
@@ -49,8 +51,7 @@ def check_limits(root: Mapping[str, Any], parts: list[tuple[str, Mapping[str, An
         _bound(len(part.get("required", ())), MAX_PROPERTIES, f"{where}/required", "properties")
         if "multipleOf" in part:
             moduli.add(_modulus([part["multipleOf"]], f"{where}/multipleOf"))
-        if _intersects(part):
-            _check_meeting(root, part, where)
+    _check_meeting(root, parts)
     _bound(choices, MAX_CHOICES, "#", "enum values")
     _bound(sum(moduli), MAX_MODULI, "#", "remainders of multipleOf")
 
@@ -70,19 +71,35 @@ def _intersects(part: Mapping[str, Any]) -> bool:
     return bool(meeting) and any(keyword not in _NOTES and keyword not in _MEETS for keyword in part)
 
 
-def _check_meeting(root: Mapping[str, Any], part: Mapping[str, Any], where: str) -> None:
-    """Bound what could meet at worst: everything below this place, references followed."""
-    strings: set[tuple[str, str]] = set()
-    multiples: list[float] = []
-    for inner in reachable(root, part):
-        strings |= {(key, inner[key]) for key in ("pattern", "format") if key in inner}
-        strings |= {("pattern", name) for name in inner.get("patternProperties", ())}
-        if "multipleOf" in inner:
-            multiples.append(inner["multipleOf"])
-    place = f"{where}, where allOf, anyOf, oneOf or $ref stands beside others"
-    _bound(len(strings), MAX_MEETING, place, "patterns and formats")
-    if multiples:
-        _modulus(multiples, f"{place}, as a common multipleOf")
+def _check_meeting(root: Mapping[str, Any], parts: list[tuple[str, Mapping[str, Any]]]) -> None:
+    """Bound what could meet at worst: everything below a place where constraints do, references followed."""
+    if _few_meet([part for _, part in parts], "#", refuse=False):
+        return
+    looked_at = 0
+    for where, part in parts:
+        if _intersects(part):
+            below = list(reachable(root, part))
+            looked_at += len(below)
+            _bound(
+                looked_at, MAX_LOOKED_AT, where, "subschemas below allOf, anyOf, oneOf or $ref beside others"
+            )
+            _few_meet(below, f"{where}, where allOf, anyOf, oneOf or $ref stands beside others", refuse=True)
+
+
+def _few_meet(parts: list[Mapping[str, Any]], where: str, *, refuse: bool) -> bool:
+    """Whether all patterns, formats and multiples of these might meet; raises ``InputError`` if it is to refuse."""
+    strings = {(key, part[key]) for part in parts for key in ("pattern", "format") if key in part}
+    strings |= {("pattern", name) for part in parts for name in part.get("patternProperties", ())}
+    multiples = {part["multipleOf"] for part in parts if "multipleOf" in part}
+    try:
+        _bound(len(strings), MAX_MEETING, where, "patterns and formats")
+        if multiples:
+            _modulus(sorted(multiples), f"{where}, as a common multipleOf")
+    except InputError:
+        if refuse:
+            raise
+        return False
+    return True
 
 
 def _modulus(multiples: list[float], where: str) -> int:

@@ -76,9 +76,7 @@ class Validator:
 
         # A value that comes to the same subschema again, by another reference, has had its answer.
         repeats = "$ref" in schema or any(keyword in schema for keyword in ("anyOf", "oneOf", "allOf"))
-        key = id(schema)
-        chosen = _once(check, key) if repeats else check
-        self._checks[key] = chosen
+        self._checks[id(schema)] = chosen = _once(check, id(schema)) if repeats else check
         checks += self._parts(schema)
         return chosen
 

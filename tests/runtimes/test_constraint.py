@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,19 @@ from edgekit.errors import InputError
 from edgekit.runtimes.constraint import Matcher, Vocabulary, compile_schema
 from edgekit.runtimes.fake import FakeEngine
 from edgekit.runtimes.generate import Finish, Request, Session
+from edgekit.runtimes.grammars import LIMITS
 from edgekit.runtimes.llamacpp import LlamaCppEngine, LlamaCppOptions
 from edgekit.runtimes.sampling import Sampling
+from tests.runtimes.walks import VOCABULARY, walk
 
 CONSTANTS = st.recursive(
     st.one_of(
         st.none(),
         st.booleans(),
         st.integers(-(2**53), 2**53),
-        st.floats(-1e15, 1e15),
+        st.builds(
+            lambda whole, places: whole / 10**places, st.integers(-(10**15), 10**15), st.integers(0, 22)
+        ),
         st.text(max_size=4),
     ),
     lambda inner: st.one_of(
@@ -144,6 +149,8 @@ def test_a_recursive_schema() -> None:
         ({"const": 2**53 + 1}, "9007199254740993"),
         ({"const": 8087399990408271.0}, "8087399990408271"),
         ({"enum": [{"a": [-(2**60)]}]}, "number too big"),
+        ({"const": 5.305090535613234e-91}, "too fine"),
+        ({"const": 0.1 + 0.2}, "too fine"),
         ({"enum": []}, "anyOf is empty|enum"),
         ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, "oneOf"),
         ({"required": "a", "type": "object"}, "required"),
@@ -233,6 +240,31 @@ def test_a_forbidden_token_is_an_error_and_stays_one(vocabulary: Vocabulary) -> 
     for use in (lambda: null.mask(np.zeros(vocabulary.size, np.float32)), null.forced, lambda: null.complete):
         with pytest.raises(InputError, match="could not be enforced"):
             use()
+
+
+def test_matchers_of_one_grammar_do_not_meet() -> None:
+    """They are copies that share a lexer: each must go its own way, and one's failure stays its own."""
+    grammar = compile_schema({"type": "string", "pattern": "^(a[b-d]{2}|x.{1,8}z)*$"})
+    alone = [walk(grammar, seed) for seed in range(20)]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda seed: walk(grammar, seed), list(range(20)) * 5)) == alone * 5
+    broken, sound = VOCABULARY.matcher(grammar), VOCABULARY.matcher(grammar)
+    with pytest.raises(InputError):
+        broken.consume(b"x")
+    sound.consume(b'"abb"')
+    assert sound.accepting
+    assert walk(grammar, 0) == alone[0]
+
+
+def test_what_copies_share_does_not_run_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One answer needs about 300 of the lexer's states; thousands of answers need no more of them each."""
+    grammar = compile_schema({"type": "string", "pattern": "^(abc|[a-z]{3,40}x|[0-9]{5,30}q|.{1,60}z)$"})
+    monkeypatch.setitem(LIMITS, "max_lexer_states", 600)
+    monkeypatch.setattr("edgekit.runtimes.constraint.COPIES", 8)
+    vocabulary = Vocabulary(FakeEngine("x"))
+    monkeypatch.setattr("tests.runtimes.walks.VOCABULARY", vocabulary)
+    for seed in range(400):
+        walk(grammar, seed, 60)
 
 
 def test_a_pattern_too_big_to_run_raises_rather_than_letting_go() -> None:
