@@ -78,7 +78,7 @@ class Plan:
             self.seq[at : at + count] = run.seq
             results += [at + index for index in run.want]
             at += count
-        self.wanted[results] = 1
+        self.wanted[np.asarray(results, np.int64)] = 1
         entries = np.flatnonzero(self.wanted)
         self.in_order = len(entries) == len(results) and entries.tolist() == results
         self.order = np.searchsorted(entries, results)

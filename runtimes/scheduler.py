@@ -13,7 +13,7 @@ from time import perf_counter
 
 from edgekit.errors import EdgekitError, HardwareError, InputError
 from edgekit.runtimes import step
-from edgekit.runtimes.constraint import Grammar, Matcher, Vocabulary
+from edgekit.runtimes.constraint import Matcher, Vocabulary
 from edgekit.runtimes.engine import Engine
 from edgekit.runtimes.lanes import Lane, Lanes
 from edgekit.runtimes.request import Request
@@ -100,8 +100,8 @@ class Scheduler:
             ticket.cancelled = True
             self._wake()
 
-    def close(self) -> None:
-        """Fail what is unfinished and close the engine; what is submitted later is an error."""
+    def stop(self) -> None:
+        """Fail what is unfinished and end the thread; what is submitted later is an error. The engine stays open."""
         with self._lock:
             if self._closed:
                 return
@@ -110,6 +110,10 @@ class Scheduler:
         if self._thread is not None:
             self._thread.join()
         self._fail_all(InputError("the model is closed"))
+
+    def close(self) -> None:
+        """The same, and close the engine."""
+        self.stop()
         self.engine.close()
 
     def _wake(self) -> None:
@@ -203,9 +207,11 @@ class Scheduler:
         """Start an answer in its slot; it may fail there, or be over before it began."""
         try:
             if ticket.writer is None:
-                matcher = self._matcher(ticket.request.grammar, ticket.budget)
+                matcher = self._matcher(ticket)
                 ticket.writer = Writer(self.engine, ticket.request, ticket.budget, matcher)
-                slot.pending += ticket.writer.begin()
+                run = ticket.writer.begin()
+                slot.pending += run
+                step.show(ticket, run)
                 if ticket.writer.ended() is not None:
                     step.finish(ticket)
         except EdgekitError as error:
@@ -213,12 +219,13 @@ class Scheduler:
         if ticket.over:
             self._over(slot)
 
-    def _matcher(self, grammar: Grammar | None, budget: int) -> Matcher | None:
+    def _matcher(self, ticket: Ticket) -> Matcher | None:
+        grammar = ticket.request.grammar
         if grammar is None:
             return None
         if self._vocabulary is None:
             self._vocabulary = Vocabulary(self.engine)
-        check_room(grammar, self._vocabulary, budget)
+        check_room(grammar, self._vocabulary, self.engine.n_ctx - len(ticket.prompt) + 1)
         return self._vocabulary.matcher(grammar)
 
     def _compute(self, active: list[Slot]) -> None:

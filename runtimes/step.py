@@ -171,17 +171,24 @@ def _go_on(slot: Slot, run: list[int]) -> bool:
     ticket, writer = _work(slot)
     if ticket.first is None:
         ticket.first = perf_counter() - ticket.begun
-    if ticket.stream or ticket.request.stop:
-        text = writer.text(run)
-        if text and ticket.stream:
-            ticket.sink(text)
-        elif text:
-            ticket.kept.append(text)
+    show(ticket, run)
     if writer.ended() is None:
         slot.pending = run
         return False
     finish(ticket)
     return True
+
+
+def show(ticket: Ticket, run: list[int]) -> None:
+    """Tell the sink the text that new tokens complete, or keep it for the end."""
+    if not (ticket.stream or ticket.request.stop):
+        return
+    assert ticket.writer is not None
+    text = ticket.writer.text(run)
+    if text and ticket.stream:
+        ticket.sink(text)
+    elif text:
+        ticket.kept.append(text)
 
 
 def finish(ticket: Ticket) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 import edgekit
 from edgekit.errors import BundleError, InputError
 from edgekit.model import Model, load
+from edgekit.runtimes.engine import Logits, Run
 from edgekit.runtimes.fake import FakeEngine
 from edgekit.runtimes.request import Finish
 
@@ -38,6 +39,24 @@ def remembering(asked: list[str], answer: str) -> Callable[[str], str]:
         return answer
 
     return script
+
+
+class GatedEngine(FakeEngine):
+    """Computes a step only when it is let to."""
+
+    def __init__(self, answer: Any, **options: Any) -> None:
+        super().__init__(answer, **options)
+        self._gate = threading.Semaphore(0)
+        self.free: Callable[[], bool] = bool
+        """When all steps may go through."""
+
+    def let(self, steps: int) -> None:
+        self._gate.release(steps)
+
+    def decode(self, runs: Sequence[Run]) -> Logits:
+        while not self._gate.acquire(timeout=0.01) and not self.free():
+            pass
+        return super().decode(runs)
 
 
 def test_generate_asks_as_the_user() -> None:
@@ -93,7 +112,7 @@ def test_pieces_end_with_the_figures() -> None:
 def test_generate_under_a_schema() -> None:
     with Model(FakeEngine("sorry, I can't")) as model:
         assert list(json.loads(model.generate("x", schema=SCHEMA, max_tokens=50))) == ["people", "when"]
-        assert len(model._grammars) == 1
+        assert model.request({"schema": SCHEMA}).grammar is model.request({"schema": {**SCHEMA}}).grammar
 
 
 def test_extract() -> None:
@@ -106,7 +125,8 @@ def test_extract() -> None:
         assert asked[-1] == "Fields of a {text} {0} %s ({text})"
         assert model.extract("x", {"const": 1}, prompt="{text}").data == 1
         cut = model.extract("x", max_tokens=5)
-        assert (cut.data, cut.text, cut.truncated) == (None, JSON[:5], True)
+        assert (cut.data, cut.text, cut.truncated, cut.needs_review) == (None, JSON[:5], True, True)
+        assert cut.failure is not None and cut.failure.code == "truncated"
 
 
 def test_extract_needs_a_schema_and_a_prompt() -> None:
@@ -120,8 +140,9 @@ def test_extract_needs_a_schema_and_a_prompt() -> None:
 
 
 def test_a_number_that_python_cannot_read() -> None:
-    with Model(FakeEngine("9" * 5000, n_ctx=9000)) as model, pytest.raises(InputError, match="can't hold it"):
-        model.extract("x", {"type": "integer"}, prompt="{text}", max_tokens=6000)
+    with Model(FakeEngine("9" * 5000, n_ctx=9000)) as model:
+        found = model.extract("x", {"type": "integer"}, prompt="{text}", max_tokens=6000)
+    assert found.data is None and found.failure is not None and found.failure.code == "invalid"
 
 
 def test_a_bad_schema_or_option_is_told_before_anything_is_generated() -> None:
@@ -136,7 +157,7 @@ def test_a_bad_schema_or_option_is_told_before_anything_is_generated() -> None:
     assert engine.decoded == 0
 
 
-def test_calls_from_several_threads_wait_for_each_other() -> None:
+def test_calls_from_several_threads() -> None:
     answers: dict[str, str] = {}
     with Model(FakeEngine(lambda prompt: prompt * 20)) as model:
 
@@ -151,12 +172,11 @@ def test_calls_from_several_threads_wait_for_each_other() -> None:
     assert answers == {f"<{i}>": f"<{i}>" * 20 for i in range(8)}
 
 
-def test_a_call_within_ones_own_stream_is_an_error_not_a_deadlock() -> None:
-    with Model(FakeEngine("abc")) as model:
+def test_streams_of_one_thread_run_side_by_side() -> None:
+    with Model(FakeEngine("abc", n_seq_max=2)) as model:
         stream = model.stream("x")
         assert next(stream) == "a"
-        with pytest.raises(InputError, match="middle of a stream"):
-            model.generate("y")
+        assert model.generate("y") == "abc"
         assert list(stream) == ["b", "c"]
         stream = model.stream("x")
         next(stream)
@@ -166,10 +186,21 @@ def test_a_call_within_ones_own_stream_is_an_error_not_a_deadlock() -> None:
         assert model.generate("y") == "abc"
 
 
-def test_closing_ends_open_streams() -> None:
-    with Model(FakeEngine("abc")) as model:
+def test_a_stream_left_open_does_not_keep_the_only_slot() -> None:
+    with Model(FakeEngine("abc", n_seq_max=1)) as model:
         stream = model.stream("x")
-        next(stream)
+        assert next(stream) == "a"
+        assert model.generate("y") == "abc"
+        assert list(stream) == ["b", "c"]
+
+
+def test_closing_ends_open_streams() -> None:
+    engine = GatedEngine("abc")
+    with Model(engine) as model:
+        stream = model.stream("x")
+        engine.let(2)
+        assert next(stream) == "a"
+        engine.free = lambda: model._scheduler._closed
     with pytest.raises(InputError, match="closed"):
         list(stream)
     with pytest.raises(InputError, match="closed"):
@@ -207,9 +238,11 @@ def test_the_same_seed_the_same_answer(model: Model) -> None:
 
 def test_extract_from_a_real_model(model: Model) -> None:
     prompt = "Extract restaurant: people, when\n{text}"
-    for text in ("table for 4 at noon", 'quote " brace } and <|eot_id|>', ""):
+    for text in ("table for 4 at noon", 'quote " brace } and <|eot_id|>', "x"):
         found = model.extract(text, SCHEMA | {"properties": SCHEMA_BOUNDED}, prompt=prompt)
         assert set(found.data) == {"people", "when"}
+    empty = model.extract(" ", SCHEMA, prompt=prompt)
+    assert empty.failure is not None and empty.failure.code == "empty"
 
 
 SCHEMA_BOUNDED: dict[str, Any] = {

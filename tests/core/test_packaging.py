@@ -16,6 +16,8 @@ from tests.conftest import ROOT
 ROOMS = ("converters", "profiles", "runtimes")
 MAY_IMPORT_ROOMS = {
     "build.py",
+    "classify.py",
+    "extraction.py",
     "model.py",
     "worker.py",
     "convert_adapter.py",
@@ -24,7 +26,6 @@ MAY_IMPORT_ROOMS = {
     "golden.py",
     "handoff.py",
     "opening.py",
-    "traces.py",
 }
 """Core files, besides the command line, that join rooms: inside functions only."""
 HEAVY = (

@@ -13,13 +13,13 @@ import pytest
 from edgekit import chat
 from edgekit.bundle import Bundle
 from edgekit.confidence import Trace, evidence
-from edgekit.model import load
+from edgekit.extraction import Extractor
+from edgekit.model import Model, load
 from edgekit.runtimes.constraint import Vocabulary, compile_schema
 from edgekit.runtimes.engine import Run
 from edgekit.runtimes.fake import FakeEngine
 from edgekit.runtimes.llamacpp import LlamaCppEngine, LlamaCppOptions
-from edgekit.traces import choose, extractor, tracing
-from tests.core.test_calibrate import make_bundle
+from edgekit.traces import tracing
 
 TEXTS = [
     "A table for two at 8 pm, Ada Lovelace",
@@ -51,7 +51,8 @@ def test_the_answers_are_those_of_extract(bundles: Path) -> None:
 def test_probabilities_are_those_among_the_allowed_tokens(engine: LlamaCppEngine, bundles: Path) -> None:
     """Each token again, alone: a softmax over the tokens that a matcher of its own lets through there."""
     bundle = Bundle.open(bundles / "restaurant-q8_0")
-    _, trace, _ = next(extractor(engine, bundle)(TEXTS[:1]))
+    with tracing(bundle, threads=1) as extract:
+        _, trace, _ = next(iter(extract(TEXTS[:1])))
     prompt = (bundle.manifest.prompt or "").replace("{text}", TEXTS[0])
     ids = chat.tokenize(engine, engine.chat_template or "", [{"role": "user", "content": prompt}])
     matcher = Vocabulary(engine).matcher(compile_schema(bundle.manifest.output_schema))
@@ -76,52 +77,17 @@ def test_probabilities_are_those_among_the_allowed_tokens(engine: LlamaCppEngine
     assert sampled >= 10 and matcher.complete
 
 
-@pytest.mark.parametrize(
-    ("chances", "token", "chance", "second"),
-    [([0.1, 0.6, 0.2, 0.1], 1, 0.6, 0.2), ([0.1, 0, 0.2, 0.1], 2, 0.5, 0.25), ([0, 0.3, 0], 1, 1, 0), ([0.5, 0.5], 0, 0.5, 0.5)],
-)  # fmt: skip
-def test_choose_by_hand(chances: list[float], token: int, chance: float, second: float) -> None:
-    with np.errstate(divide="ignore"):
-        found, logprob, runner_up = choose(np.log(np.array(chances, np.float32)) + np.float32(7))
-    assert found == token
-    assert math.exp(logprob) == pytest.approx(chance)
-    assert math.exp(runner_up) == pytest.approx(second)
-
-
-def test_answers_that_are_cut_off_have_no_data(tmp_path: Path) -> None:
+def test_answers_that_are_cut_off_have_no_data() -> None:
     schema = {
         "type": "object",
         "properties": {"a": {"type": "string"}},
         "required": ["a"],
         "additionalProperties": False,
     }
-    bundle = Bundle.open(make_bundle(tmp_path / "b", output_schema=schema))
     engine = FakeEngine(lambda prompt: '{"a":"' + "x" * (5 if "short" in prompt else 900) + '"}', n_ctx=300)
-    found = {
-        text: (trace, data) for text, trace, data in extractor(engine, bundle)(["short", "long", "z" * 400])
-    }
+    with Model(engine, prompt="{text}", schema=schema) as model:
+        extractor = Extractor(model, None, None, None, {})
+        found = {text: (trace, data) for text, trace, data in extractor.traces(["short", "long", "z" * 400])}
     assert found["short"][1] == {"a": "xxxxx"}
     assert found["long"][1] is None and found["long"][0].answer.startswith(b'{"a":"xxx')
     assert found["z" * 400] == (Trace([], [], []), None)
-    roomy = FakeEngine('{"a":"' + "x" * 900 + '"}')
-    _, trace, data = next(extractor(roomy, bundle)(["x"]))
-    assert data is None and len(trace.pieces) >= 512
-
-
-def test_without_a_chat_template_the_prompt_goes_in_as_it_is(tmp_path: Path) -> None:
-    asked = []
-
-    def script(prompt: str) -> str:
-        asked.append(prompt)
-        return '{"name":null,"n":7}'
-
-    schema = {
-        "type": "object",
-        "properties": {"n": {"type": "integer"}},
-        "required": ["n"],
-        "additionalProperties": False,
-    }
-    bundle = Bundle.open(make_bundle(tmp_path / "b", output_schema=schema))
-    engine = FakeEngine(script, chat_template=None)
-    _, trace, data = next(extractor(engine, bundle)(["this {text}"]))
-    assert asked[0] == "Find: this {text}" and data == json.loads(trace.answer)

@@ -17,10 +17,12 @@ from hypothesis import strategies as st
 from edgekit.errors import InputError
 from edgekit.runtimes.constraint import Matcher, Vocabulary, compile_schema
 from edgekit.runtimes.fake import FakeEngine
-from edgekit.runtimes.generate import Finish, Request, Session
 from edgekit.runtimes.grammars import LIMITS
 from edgekit.runtimes.llamacpp import LlamaCppEngine, LlamaCppOptions
+from edgekit.runtimes.request import Finish, Request
 from edgekit.runtimes.sampling import Sampling
+from tests.runtimes.serving import answer as whole
+from tests.runtimes.serving import serving
 from tests.runtimes.walks import VOCABULARY, walk
 
 CONSTANTS = st.recursive(
@@ -87,9 +89,8 @@ def answer(schema: dict[str, Any], seed: int = 0, temperature: float = 3.0) -> t
     engine = FakeEngine("no JSON at all")
     sampling = Sampling(temperature=temperature, seed=seed)
     request = Request(max_tokens=3000, sampling=sampling, grammar=compile_schema(schema))
-    *texts, finish = Session(engine).generate([65], request)
-    assert isinstance(finish, Finish)
-    return "".join(map(str, texts)), finish
+    with serving(engine) as scheduler:
+        return whole(scheduler, [65], request)
 
 
 @settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
@@ -292,12 +293,12 @@ def test_with_a_real_vocabulary(base_gguf: Path) -> None:
         "additionalProperties": False,
     }
     engine = LlamaCppEngine(base_gguf, LlamaCppOptions(threads=1))
-    session, grammar = Session(engine), compile_schema(schema)
-    for seed in range(5):
-        sampling = Sampling(temperature=2.0, seed=seed)
-        *texts, finish = session.generate([0, 2, 3], Request(sampling=sampling, grammar=grammar))
-        text = "".join(map(str, texts))
-        assert isinstance(finish, Finish) and finish.reason == "schema"
-        jsonschema.validate(json.loads(text), schema)
-        assert text == json.dumps(json.loads(text), separators=(",", ":"), ensure_ascii=False)
+    grammar = compile_schema(schema)
+    with serving(engine) as scheduler:
+        for seed in range(5):
+            request = Request(sampling=Sampling(temperature=2.0, seed=seed), grammar=grammar)
+            text, finish = whole(scheduler, [0, 2, 3], request)
+            assert finish.reason == "schema"
+            jsonschema.validate(json.loads(text), schema)
+            assert text == json.dumps(json.loads(text), separators=(",", ":"), ensure_ascii=False)
     engine.close()

@@ -37,7 +37,8 @@ def empty(engine: LlamaCppEngine) -> None:
 
 
 def last(engine: LlamaCppEngine, tokens: list[int], seq: int = 0) -> Logits:
-    return engine.decode([Run(seq, tokens, (len(tokens) - 1,))])[0].copy()
+    logits: Logits = engine.decode([Run(seq, tokens, (len(tokens) - 1,))])[0].copy()
+    return logits
 
 
 def test_it_is_an_engine(engine: LlamaCppEngine) -> None:
@@ -74,8 +75,7 @@ def test_logits_are_those_of_a_plain_call(engine: LlamaCppEngine) -> None:
 
 def test_one_at_a_time_is_the_same_text(engine: LlamaCppEngine) -> None:
     tokens = engine.tokenize(TEXT, special=False)[:30]
-    at_once = engine.decode([Run(0, tokens, range(22, 30))])
-    at_once = [row.copy() for row in at_once]
+    at_once = engine.decode([Run(0, tokens, range(22, 30))]).copy()
     for index, token in enumerate(tokens):
         row = engine.decode([Run(1, [token], (0,))])[0]
         if index >= 22:
@@ -151,8 +151,8 @@ def test_unsound_runs(engine: LlamaCppEngine, run: Run) -> None:
 
 
 def test_no_runs(engine: LlamaCppEngine) -> None:
-    assert engine.decode([]) == []
-    assert engine.decode([Run(0, [])]) == []
+    assert engine.decode([]).shape == (0, engine.n_vocab)
+    assert engine.decode([Run(0, [])]).shape == (0, engine.n_vocab)
 
 
 @pytest.mark.parametrize(("status", "kind"), [(1, HardwareError), (-2, InputError)])

@@ -57,10 +57,14 @@ def test_as_row_by_row(vocabulary: Vocabulary, seed: int) -> None:
     before = logits.copy()
     for count in (len(rows), 1, 3):
         batch.compute(rows[:count])
-        ids, logprobs = batch.best(logits[:count])
+        best = batch.best(logits[:count])
         expected = [plainly(matcher, row) for matcher, row in zip(rows[:count], logits, strict=False)]
-        assert ids.tolist() == [best for best, _ in expected]
-        np.testing.assert_allclose(logprobs, [logprob for _, logprob in expected], atol=1e-6)
+        assert best.ids.tolist() == [token for token, _ in expected]
+        np.testing.assert_allclose(best.logprobs, [logprob for _, logprob in expected], atol=1e-6)
+        for at, (matcher, (token, logprob)) in enumerate(zip(rows[:count], expected, strict=True)):
+            masked = (logits[at] if matcher is None else matcher.mask(logits[at])).astype(np.float64)
+            lead = masked[token] - np.delete(masked, token).max(initial=-np.inf)
+            assert best.runner_up[at] == pytest.approx(logprob - lead, abs=1e-5)
     assert (logits == before).all()
 
 
@@ -72,7 +76,8 @@ def test_a_favourite_far_above_what_is_allowed(vocabulary: Vocabulary) -> None:
     logits = np.random.default_rng(0).normal(0, 1, (len(rows), vocabulary.size)).astype(np.float32)
     logits[:, ord("!")] = 300.0
     logits[:, 0] = 400.0
-    ids, logprobs = batch.best(logits)
+    found = batch.best(logits)
+    ids, logprobs = found.ids, found.logprobs
     for row, matcher in enumerate(rows):
         best, logprob = plainly(matcher, logits[row])
         assert ids[row] == best
@@ -137,8 +142,8 @@ def test_greedy_answers_of_a_batch_are_those_of_one(vocabulary: Vocabulary) -> N
         if not open_rows:
             break
         batch.compute([rows[at] for at in open_rows])
-        ids, _ = batch.best(logits[open_rows])
-        for at, token in zip(open_rows, ids.tolist(), strict=True):
+        ids = batch.best(logits[open_rows]).ids.tolist()
+        for at, token in zip(open_rows, ids, strict=True):
             assert token == plainly(twins[at], logits[at])[0]
             rows[at].consume([token])
             twins[at].consume([token])

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 import pytest
 
 from edgekit.errors import UnsupportedModelError
-from edgekit.runtimes import generate
+from edgekit.runtimes import slots, step
 from edgekit.runtimes.engine import Run
-from edgekit.runtimes.generate import Finish, Request, Session
 from edgekit.runtimes.llamacpp import LlamaCppEngine, LlamaCppOptions
+from edgekit.runtimes.request import Request
 from tests.converters.test_hybrids import MODELS, convert, random, write
+from tests.runtimes.serving import answer, serving
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -27,22 +28,19 @@ def engine(
     opened.close()
 
 
-def ask(session: Session, prompt: list[int], exact: bool) -> str:
-    return "".join(
-        p for p in session.generate(prompt, Request(max_tokens=8, exact=exact)) if not isinstance(p, Finish)
-    )
-
-
 @pytest.mark.parametrize("exact", [False, True])
 def test_a_prompt_that_shares_a_beginning_is_read_anew(
     engine: LlamaCppEngine, exact: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(generate, "STEP", 64)
+    monkeypatch.setattr(slots, "STEP", 64)
+    monkeypatch.setattr(step, "STEP", 64)
+    request = Request(max_tokens=8)
     first, second = list(range(10, 210)), [*range(10, 190), *range(300, 330)]
-    alone = ask(Session(engine), second, exact)
-    session = Session(engine)
-    ask(session, first, exact)
-    assert ask(session, second, exact) == alone
+    with serving(engine, exact=exact) as scheduler:
+        alone = answer(scheduler, second, request)[0]
+    with serving(engine, exact=exact) as scheduler:
+        answer(scheduler, first, request)
+        assert answer(scheduler, second, request)[0] == alone
 
 
 def test_a_part_of_a_sequence_is_not_shared(engine: LlamaCppEngine) -> None:

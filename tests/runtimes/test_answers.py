@@ -1,31 +1,22 @@
-"""The loop: ends, budgets, prefix reuse, forced tokens, and answers that don't depend on what came before."""
+"""Answers: ends, budgets, prefix reuse, forced tokens, and answers that don't depend on what came before."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from edgekit.errors import InputError
 from edgekit.runtimes.constraint import compile_schema
-from edgekit.runtimes.engine import Engine, Logits, Run
+from edgekit.runtimes.engine import Logits, Run
 from edgekit.runtimes.fake import FakeEngine
-from edgekit.runtimes.generate import STEP, Finish, Request, Session
 from edgekit.runtimes.llamacpp import LlamaCppEngine, LlamaCppOptions
+from edgekit.runtimes.request import Request
 from edgekit.runtimes.sampling import Sampling
-
-
-def answer(pieces: Iterable[str | Finish]) -> tuple[str, Finish]:
-    *texts, finish = pieces
-    assert isinstance(finish, Finish)
-    assert all(isinstance(text, str) and text for text in texts)
-    return "".join(map(str, texts)), finish
-
-
-def ask(engine: Engine, prompt: str, **options: object) -> tuple[str, Finish]:
-    return answer(Session(engine).generate(engine.tokenize(prompt, special=False), Request(**options)))  # type: ignore[arg-type]
+from edgekit.runtimes.slots import STEP
+from tests.runtimes.serving import answer, ask, serving
 
 
 def test_an_answer_to_its_end() -> None:
@@ -70,37 +61,28 @@ def test_unsound_requests(options: dict[str, object]) -> None:
         Request(**options)  # type: ignore[arg-type]
 
 
-def test_the_cache_is_reused_in_whole_steps() -> None:
+def test_where_answers_must_not_change_the_cache_is_reused_in_whole_steps() -> None:
     engine = FakeEngine("ok")
-    session = Session(engine)
     prompt = [65] * (3 * STEP)
-    answer(session.generate(prompt, Request()))
-    assert engine.decoded == len(prompt) + 2
-    engine.decoded = 0
-    answer(session.generate([*prompt, 66, 67], Request()))
-    assert engine.decoded == len(prompt) + 2 - 2 * STEP + 2
-    engine.decoded = 0
-    answer(session.generate([66, *prompt], Request()))
-    assert engine.decoded == len(prompt) + 1 + 2
+    with serving(engine, exact=True) as scheduler:
+        answer(scheduler, prompt, Request())
+        assert engine.decoded == len(prompt) + 2
+        engine.decoded = 0
+        answer(scheduler, [*prompt, 66, 67], Request())
+        assert engine.decoded == len(prompt) + 2 - 2 * STEP + 2
+        engine.decoded = 0
+        answer(scheduler, [66, *prompt], Request())
+        assert engine.decoded == len(prompt) + 1 + 2
 
 
-def test_all_of_the_cache_is_reused_where_exactness_is_not_asked() -> None:
+def test_elsewhere_all_of_it_is_reused() -> None:
     engine = FakeEngine("ok")
-    session = Session(engine)
     prompt = [65] * 50
-    answer(session.generate(prompt, Request()))
-    engine.decoded = 0
-    answer(session.generate([*prompt, *b"ok", 66], Request(exact=False)))
+    with serving(engine) as scheduler:
+        answer(scheduler, prompt, Request())
+        engine.decoded = 0
+        answer(scheduler, [*prompt, *b"ok", 66], Request())
     assert engine.decoded == 1 + 2
-
-
-def test_an_abandoned_answer_leaves_the_session_usable() -> None:
-    engine = FakeEngine({"one": "first answer", "two": "second"})
-    session = Session(engine)
-    pieces = session.generate(list(b"one"), Request())
-    assert next(pieces) == "f"
-    del pieces
-    assert answer(session.generate(list(b"two"), Request()))[0] == "second"
 
 
 SCHEMA = {
@@ -128,7 +110,7 @@ def test_forced_tokens_are_decoded_in_one_run(monkeypatch: pytest.MonkeyPatch) -
     sizes: list[int] = []
     decode = engine.decode
 
-    def counting(runs: Sequence[Run]) -> list[Logits]:
+    def counting(runs: Sequence[Run]) -> Logits:
         sizes.append(sum(len(run.tokens) for run in runs))
         return decode(runs)
 
@@ -166,32 +148,33 @@ def test_what_was_asked_before_does_not_change_an_answer(engine: LlamaCppEngine,
     text = "Please book a table for two at seven, and then another for nine people at noon. " * 80
     prompt = engine.tokenize(text, special=False)[:length]
     request = Request(max_tokens=24, sampling=Sampling(temperature=2.0, seed=3))
-    first = answer(Session(engine).generate(prompt, request))[0]
-    session = Session(engine)
-    answer(session.generate([*prompt[: length // 2], 9, 9, 9], Request(max_tokens=5)))
-    answer(session.generate([*prompt, 9], Request(max_tokens=40, exact=False)))
-    answer(session.generate([*prompt, 8], Request(max_tokens=3)))
-    assert answer(session.generate(prompt, request))[0] == first
-    assert answer(session.generate(prompt, request))[0] == first
+    with serving(engine, exact=True) as scheduler:
+        first = answer(scheduler, prompt, request)[0]
+    with serving(engine, exact=True) as scheduler:
+        answer(scheduler, [*prompt[: length // 2], 9, 9, 9], Request(max_tokens=5))
+        answer(scheduler, [*prompt, 8], Request(max_tokens=3))
+        assert answer(scheduler, prompt, request)[0] == first
+        assert answer(scheduler, prompt, request)[0] == first
 
 
 @pytest.mark.parametrize("shared", [1, STEP - 1, STEP, STEP + 2])
-def test_the_logits_behind_that_are_the_same_bits(engine: LlamaCppEngine, shared: int) -> None:
+def test_the_probabilities_behind_that_are_the_same_bits(engine: LlamaCppEngine, shared: int) -> None:
     """Also where the shared prefix ends inside a step that was computed whole."""
     prompt = engine.tokenize("A long story about a table for two at seven. " * 80, special=False)[
         : STEP + 100
     ]
-    fresh = Session(engine)._prefill(prompt, True, []).copy()
-    session = Session(engine)
-    session._prefill(prompt[:shared] + [5] * (STEP + 150), True, [])
-    assert (session._prefill(prompt, True, []) == fresh).all()
-    assert session._cached == prompt and session._exact == STEP
+    request = Request(max_tokens=4, trace=True)
+    with serving(engine, exact=True) as scheduler:
+        fresh = answer(scheduler, prompt, request)[1].trace
+    with serving(engine, exact=True) as scheduler:
+        answer(scheduler, prompt[:shared] + [5] * (STEP + 150), Request(max_tokens=1))
+        assert answer(scheduler, prompt, request)[1].trace == fresh
 
 
 def test_nothing_is_decoded_twice() -> None:
     engine = FakeEngine("ok", n_ctx=4 * STEP)
-    session = Session(engine)
-    answer(session.generate([65] * (2 * STEP), Request()))
-    engine.decoded = 0
-    answer(session.generate([65, *[66] * (2 * STEP)], Request()))
+    with serving(engine, exact=True) as scheduler:
+        answer(scheduler, [65] * (2 * STEP), Request())
+        engine.decoded = 0
+        answer(scheduler, [65, *[66] * (2 * STEP)], Request())
     assert engine.decoded == 1 + 2 * STEP + 2
