@@ -58,7 +58,8 @@ class Lanes:
     def __init__(self) -> None:
         self.singles: deque[Ticket] = deque()
         self.ordered: list[Lane] = []
-        self._turn = 0
+        self._served: list[Lane | None] = []
+        """Lanes in the order in which they were last served."""
 
     def put(self, ticket: Ticket) -> None:
         """At the end of its lane."""
@@ -90,6 +91,12 @@ class Lanes:
         """Lanes that have something to admit, the one whose turn it is first; None is that of single requests."""
         lanes: list[Lane | None] = [None] if self.singles else []
         lanes += [lane for lane in self.ordered if lane.queue]
-        self._turn += 1
-        at = self._turn % len(lanes) if lanes else 0
-        return lanes[at:] + lanes[:at]
+        if len(lanes) > 1:
+            lanes.sort(key=lambda lane: self._served.index(lane) if lane in self._served else -1)
+        return lanes
+
+    def served(self, lane: Lane | None) -> None:
+        """It is the others' turn now."""
+        if len(self.ordered) > 1 or (self.ordered and self.singles):
+            known = [other for other in self._served if other is None or other in self.ordered]
+            self._served = [other for other in known if other is not lane] + [lane]

@@ -41,6 +41,8 @@ class Scheduler:
         self._lock = threading.Condition()
         self._idle = True
         """Nothing to do until something is submitted, cancelled or ended."""
+        self._full = False
+        """A request had to go back: nobody is admitted before another one's end makes room."""
         self._closed = False
         self._thread: threading.Thread | None = None
 
@@ -138,7 +140,7 @@ class Scheduler:
         try:
             with self._lock:
                 self._drop_unwanted()
-                while self._admit():
+                while not self._full and self._admit():
                     pass
                 active = self._slots.active()
                 if not active or self._waits_for_feeder(active):
@@ -189,6 +191,7 @@ class Scheduler:
                 moved |= self._pass_border(lane)
             elif (slot := self._slots.place(ticket)) is not None:
                 queue.popleft()
+                self._lanes.served(lane)
                 self._begin(slot, ticket)
                 moved = True
         return moved
@@ -250,6 +253,7 @@ class Scheduler:
         assert slot.ticket is not None
         with self._lock:
             self._lanes.put_back(slot.ticket)
+        self._full = True
         self._slots.keep(slot, 0)
         self._slots.release(slot)
 
@@ -264,6 +268,7 @@ class Scheduler:
     def _over(self, slot: Slot) -> None:
         """A slot's ticket is done, failed or given up."""
         assert slot.ticket is not None
+        self._full = False
         self._count_off(slot.ticket)
         self._slots.release(slot)
 
@@ -277,7 +282,7 @@ class Scheduler:
         with self._lock:
             tickets = [slot.ticket for slot in self._slots.active() if slot.ticket]
             waiting = list(self._lanes.waiting())
-            self._lanes = Lanes()
+            self._lanes, self._full = Lanes(), False
             for ticket in [*tickets, *waiting]:
                 self._count_off(ticket)
                 if not ticket.cancelled:
