@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +73,7 @@ def command(as_json: bool, **options: Any) -> None:
     job = _job(options)
     with meter(silent=as_json) as watcher:
         try:
-            summary = extract_files(job, stdin=click.get_binary_stream("stdin"), watcher=watcher)
+            summary = extract_files(job, stdin=sys.stdin.buffer, watcher=watcher)
         except KeyboardInterrupt:
             click.echo("\nstopped: run the same command again to go on", err=True)
             raise
@@ -145,6 +146,10 @@ def _show(summary: Summary, job: Job) -> None:
     elif summary.review:
         click.echo(
             printable(f"to review: {summary.review:,}; look at them with: edgekit review {job.review}")
+        )
+    if job.min_confidence is not None and not summary.calibrated:
+        click.echo(
+            "the confidences aren't calibrated: they only rank; edgekit calibrate-confidence fits them to labels"
         )
     if summary.duplicate_ids:
         click.echo(
