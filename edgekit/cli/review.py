@@ -46,8 +46,10 @@ def command(file: Path, out: Path | None, everything: bool) -> None:
     """
     from edgekit.errors import InputError
     from edgekit.pipeline.review import open_labels, read_review
+    from edgekit.runtimes.schema import check_schema
 
     header, doubts = read_review(file)
+    check_schema(header.schema)  # the file may be from anywhere: no reference out of it, no bomb
     out = out or file.with_name(f"{file.stem}.labelled.jsonl")
     if out.exists() and out.samefile(file):
         raise InputError(

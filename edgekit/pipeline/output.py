@@ -42,7 +42,8 @@ class Output:
                 write_state(disk, job.out, state)
             self._out = self._open(part_of(job.out, job.kind), state.out)
             self._review = None if job.review is None else self._open(job.review, state.review)
-            disk.sync_folder(job.out.parent)
+            for folder in {file.parent for file in (job.out, job.review) if file is not None}:
+                disk.sync_folder(folder)
             if not state.done:
                 if self._csv is not None:
                     self._out.append(self._csv.header())

@@ -223,7 +223,12 @@ def check(data: Any, schema: Mapping[str, Any], steps: list[str | int] | None = 
     def passes(*_: Any) -> tuple[()]:
         return ()
 
-    validator = extend(Draft202012Validator, {"pattern": passes, "patternProperties": passes})
+    def closed(validator: Any, value: Any, instance: Any, part: Mapping[str, Any]) -> Any:
+        own = Draft202012Validator.VALIDATORS["additionalProperties"]
+        return () if "patternProperties" in part else own(validator, value, instance, part)
+
+    left_aside = {"pattern": passes, "patternProperties": passes, "additionalProperties": closed}
+    validator = extend(Draft202012Validator, left_aside)
     errors = validator(schema).iter_errors(data)
     if steps is not None:
         errors = (error for error in errors if list(error.absolute_path)[: len(steps)] == steps)
