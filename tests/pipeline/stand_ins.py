@@ -86,7 +86,7 @@ def job_in(folder: Path, out: str = "out.jsonl", **changes: Any) -> Job:
         "bundle": folder / "model.gguf",
         "inputs": (str(folder / "in.jsonl"),),
         "out": folder / out,
-        "review": folder / "review.jsonl",
+        "review": folder / "doubts" / "review.jsonl",
         "schema": SCHEMA,
         "prompt": "{text}",
         "min_confidence": 0.5,
@@ -168,8 +168,7 @@ class PowerLoss(Disk):
         self._call()
         self._names.append((new, new.read_bytes() if new.exists() else None, old))
         super().replace(old, new)
-        self._safe.pop(old, None)
-        self._safe[new] = new.stat().st_size
+        self._safe[new] = self._safe.pop(old)
 
     def remove(self, path: Path) -> None:
         self._call()

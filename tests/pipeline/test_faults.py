@@ -59,7 +59,7 @@ def outputs(job: Job) -> tuple[bytes, bytes]:
 
 def leftovers(job: Job) -> set[str]:
     """Files beside the output, without those that belong there."""
-    mine = {"in.jsonl", "model.gguf", job.out.name, "review.jsonl", state_path(job.out).name}
+    mine = {"in.jsonl", "model.gguf", job.out.name, "doubts", state_path(job.out).name}
     return {path.name for path in job.out.parent.iterdir()} - mine
 
 
