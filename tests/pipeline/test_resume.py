@@ -1,0 +1,345 @@
+"""What a run may go on from, and what it refuses, by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from edgekit.errors import InputError
+from edgekit.pipeline import Interval, Job, extract_files
+from edgekit.pipeline.disk import locked
+from edgekit.pipeline.readers import Fields
+from edgekit.pipeline.state import read_state, state_path
+from tests.conftest import ROOT
+from tests.pipeline.stand_ins import SCHEMA, ChainModel, bundle, given, job_in, write_input
+
+
+class Stops(ChainModel):
+    """Ctrl-C after so many records."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self._count = count
+
+    def extract_many(self, *arguments: Any, **named: Any) -> Any:
+        for n, found in enumerate(super().extract_many(*arguments, **named)):
+            if n == self._count:
+                raise KeyboardInterrupt
+            yield found
+
+
+def stopped(job: Job, count: int, **more: Any) -> None:
+    """A run that is interrupted after ``count`` records."""
+    with pytest.raises(KeyboardInterrupt):
+        extract_files(job, load=given(Stops(count)), **more)
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    """200 records, of which 100 are done."""
+    bundle(tmp_path)
+    write_input(tmp_path / "in.jsonl", 200)
+    made = job_in(tmp_path)
+    stopped(made, 100)
+    return made
+
+
+def resume(job: Job, model: ChainModel | None = None, **changes: Any) -> Any:
+    return extract_files(dataclasses.replace(job, **changes), load=given(model or ChainModel()))
+
+
+def test_only_the_epoch_that_is_under_way_is_asked_again(job: Job) -> None:
+    model = ChainModel()
+    summary = resume(job, model)
+    assert len(model.asked) == 200 - 96
+    assert (summary.records, summary.new, summary.differ, summary.already_finished) == (200, 100, 0, False)
+
+
+CHANGES: dict[str, tuple[str, dict[str, Any]]] = {
+    "schema": ("schema", {"schema": {**SCHEMA, "title": "other"}}),
+    "prompt": ("prompt", {"prompt": "Fields of {text}"}),
+    "confidence": ("--min-confidence", {"min_confidence": 0.6}),
+    "tokens": ("--max-tokens", {"max_tokens": 9}),
+    "context": ("--ctx", {"n_ctx": 99}),
+    "parallel": ("--parallel", {"n_parallel": 3}),
+    "format": ("--format", {"format": "csv"}),
+    "no review": ("--review", {"review": None}),
+    "id field": ("--id-field", {"fields": Fields(id="id")}),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_changed_option_is_named(change: str, job: Job) -> None:
+    name, changes = CHANGES[change]
+    before = job.out.read_bytes()
+    with pytest.raises(InputError, match=f"100 records are written, but {name} changed since") as caught:
+        resume(job, **changes)
+    assert "--restart" in str(caught.value)
+    assert job.out.read_bytes() == before
+    resume(job)
+    with pytest.raises(InputError, match=f"200 records are written, but {name} changed since"):
+        resume(job, **changes)
+    assert resume(job, **changes, restart=True).records == 200
+
+
+def test_what_changes_nothing_may_change(job: Job) -> None:
+    assert resume(job, threads=3, sync=Interval(seconds=1), max_errors=99, verify=True).records == 200
+
+
+def test_a_changed_bundle_is_named(job: Job) -> None:
+    job.bundle.write_bytes(b"GGUF2")
+    with pytest.raises(InputError, match="but bundle changed since"):
+        resume(job)
+
+
+def test_a_model_that_batches_otherwise_is_refused(job: Job) -> None:
+    with pytest.raises(InputError, match="batches records in another way") as caught:
+        resume(job, ChainModel(epoch=8))
+    assert (caught.value.found, caught.value.expected) == ("epochs of 8 records", "16")
+
+
+def test_a_model_that_computes_otherwise_changes_nothing_that_is_written(job: Job) -> None:
+    before = job.out.read_bytes()
+    summary = resume(job, ChainModel(drift=1))
+    assert job.out.read_bytes().startswith(before)
+    assert summary.differ == 4  # records 96 to 99, all of which are answered
+
+
+EDITS: dict[str, Callable[[bytes], bytes]] = {
+    "another text": lambda data: data.replace(b"record 50", b"record 5x"),
+    "another id": lambda data: data.replace(b'"r50"', b'"r5x"'),
+    "a line less": lambda data: data.replace(b'{"id": "r51"', b'{"no": "r51"'),
+    "a line more": lambda data: b'{"text": "new"}\n' + data,
+    "cut short": lambda data: b"".join(data.splitlines(True)[:99]),
+    "another fault": lambda data: data.replace(b"\xff", b"\xfe"),
+    "empty": lambda data: b"",
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_a_changed_input_is_refused(edit: str, job: Job) -> None:
+    path = Path(job.inputs[0])
+    whole, before = path.read_bytes(), job.out.read_bytes()
+    path.write_bytes(EDITS[edit](whole))
+    assert path.read_bytes() != whole
+    with pytest.raises(InputError, match="the input changed: 100 records of it are done") as caught:
+        resume(job)
+    assert caught.value.path == job.inputs[0]
+    assert job.out.read_bytes() == before
+    path.write_bytes(whole)
+    assert resume(job).records == 200
+
+
+def test_of_several_inputs_the_changed_one_is_named(tmp_path: Path) -> None:
+    bundle(tmp_path)
+    names = [tmp_path / f"{n}.jsonl" for n in range(3)]
+    for number, name in enumerate(names):
+        write_input(name, 30 + number)
+    job = job_in(tmp_path, inputs=tuple(map(str, names)))
+    stopped(job, 80)
+    whole = names[1].read_bytes()
+    for changed in (
+        whole.replace(b"record 3", b"record X"),
+        whole + b'{"text": "x"}\n',
+        whole[: whole.rfind(b"{")],
+    ):
+        names[1].write_bytes(changed)
+        with pytest.raises(InputError, match="the input changed") as caught:
+            resume(job)
+        assert caught.value.path == str(names[1])
+    names[1].write_bytes(whole)
+    assert resume(job).records == 93
+
+
+@pytest.mark.parametrize("name", ["out.jsonl", "out.csv"])
+def test_a_finished_output_grows_with_its_input(name: str, tmp_path: Path) -> None:
+    """A log that is appended to: the output is that of one run over all of it, where epochs allow."""
+    bundle(tmp_path)
+    write_input(tmp_path / "in.jsonl", 100)
+    job = job_in(tmp_path, name)
+    assert resume(job).records == 100
+    write_input(tmp_path / "in.jsonl", 50, start=100)
+    summary = resume(job)
+    assert (summary.records, summary.new, summary.differ) == (150, 50, 0)
+    write_input(tmp_path / "more.jsonl", 20)
+    summary = resume(job, inputs=(*job.inputs, str(tmp_path / "more.jsonl")))
+    assert (summary.records, summary.new) == (170, 20)
+    other = job_in(tmp_path, f"whole-{name}", inputs=(*job.inputs, str(tmp_path / "more.jsonl")), review=None)
+    resume(other)
+    assert job.out.read_bytes() == other.out.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["out.sqlite", "out.parquet"])
+def test_a_finished_table_does_not(name: str, tmp_path: Path) -> None:
+    if name.endswith("parquet"):
+        pytest.importorskip("pyarrow")
+    bundle(tmp_path)
+    write_input(tmp_path / "in.jsonl", 100)
+    job = job_in(tmp_path, name)
+    resume(job)
+    write_input(tmp_path / "in.jsonl", 50, start=100)
+    with pytest.raises(InputError, match="the input has grown"):
+        resume(job)
+    job.out.unlink()
+    with pytest.raises(InputError, match="is gone"):
+        resume(job)
+    assert resume(job, restart=True).records == 150
+
+
+def test_standard_input_goes_on_if_the_same_comes_again(tmp_path: Path) -> None:
+    bundle(tmp_path)
+    data = b"".join(b"line %d\n" % n for n in range(60))
+    job = job_in(tmp_path, inputs=("-",))
+
+    stopped(job, 33, stdin=io.BytesIO(data))
+    for other in (b"", data.replace(b"7", b"x"), data[1:]):
+        with pytest.raises(InputError, match="the input changed"):
+            extract_files(job, load=given(ChainModel()), stdin=io.BytesIO(other))
+    assert extract_files(job, load=given(ChainModel()), stdin=io.BytesIO(data)).records == 60
+    assert extract_files(job, load=given(ChainModel()), stdin=io.BytesIO(data)).already_finished
+
+
+def test_an_output_of_someone_else_is_left_alone(tmp_path: Path) -> None:
+    bundle(tmp_path)
+    write_input(tmp_path / "in.jsonl", 10)
+    job = job_in(tmp_path)
+    job.out.write_text("mine")
+    with pytest.raises(InputError, match="wasn't begun by this command"):
+        resume(job)
+    assert job.out.read_text() == "mine"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["doubts", "in.jsonl", "model.gguf", "out.jsonl"]
+    assert resume(job, restart=True).records == 10
+
+
+def test_an_output_that_was_edited_is_refused(job: Job) -> None:
+    whole = job.out.read_bytes()
+    for changed in (whole[:-1], whole[:-10] + b"edited....", b""):
+        job.out.write_bytes(changed)
+        with pytest.raises(InputError, match="was changed since it was written"):
+            resume(job)
+        assert job.out.read_bytes() == changed
+    job.out.unlink()
+    with pytest.raises(InputError, match="is gone"):
+        resume(job)
+    job.out.write_bytes(whole + b"torn by a crash")
+    assert resume(job).records == 200
+
+
+def test_a_damaged_state_never_starts_over_by_itself(job: Job) -> None:
+    path = state_path(job.out)
+    whole = path.read_bytes()
+    for damage in (b"", whole[:50], b"\0" * 99, b'{"version": 2}', b"[1]"):
+        path.write_bytes(damage)
+        with pytest.raises(InputError, match="state is damaged|another version") as caught:
+            resume(job)
+        assert "--restart" in str(caught.value)
+    path.write_bytes(whole)
+    assert resume(job).records == 200
+
+
+def test_the_state_tells_how_far_it_is(job: Job) -> None:
+    state = read_state(job.out)
+    assert state is not None and (state.done, state.finished) == (100, False)
+    assert state.out.bytes == job.out.stat().st_size
+    assert [mark.name for mark in state.inputs] == [job.inputs[0]]
+    assert msgspec.json.decode(state_path(job.out).read_bytes())["settings"]["--text-field"] == "text"
+
+
+HOLDS = """
+import sys
+from pathlib import Path
+from edgekit.pipeline.disk import locked
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("which", ["out", "review"])
+def test_two_runs_at_once_are_refused(which: str, job: Job) -> None:
+    place = getattr(job, which)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", HOLDS, str(place)], text=True, cwd=ROOT, **pipes) as other:  # type: ignore[call-overload]
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(InputError, match="another run is writing this file"):
+            resume(job)
+        with pytest.raises(InputError, match="another run"):
+            resume(job, restart=True)
+        other.kill()
+        other.wait()
+    assert resume(job).records == 200  # a lock dies with its process
+    with locked(place):
+        pass
+    assert not list(place.parent.glob(".*lock"))
+
+
+def test_max_errors_stops_and_a_resume_goes_on(tmp_path: Path) -> None:
+    bundle(tmp_path)
+    write_input(tmp_path / "in.jsonl", 200)
+    job = job_in(tmp_path)
+    with pytest.raises(InputError, match="6 records failed, more than --max-errors 5") as caught:
+        resume(job, max_errors=5)
+    assert "--max-errors" in str(caught.value.next_step)
+    written = job.out.read_bytes()
+    assert written.count(b'"error"') == 6
+    with pytest.raises(InputError, match="6 records failed"):
+        resume(job, max_errors=5)
+    assert job.out.read_bytes() == written
+    summary = resume(job, max_errors=1000)
+    assert summary.records == 200 and sum(summary.errors.values()) > 6
+
+
+def test_places_that_can_not_be_written(tmp_path: Path) -> None:
+    bundle(tmp_path)
+    write_input(tmp_path / "in.jsonl", 10)
+    job = job_in(tmp_path)
+    (tmp_path / "folder.jsonl").mkdir()
+    (tmp_path / "link.jsonl").symlink_to(tmp_path / "in.jsonl")
+    for changes, message in (
+        ({"out": tmp_path / "folder.jsonl"}, "not a name for a file"),
+        ({"out": tmp_path / "in.jsonl"}, "overwritten by its own results"),
+        ({"out": tmp_path / "link.jsonl"}, "overwritten by its own results"),
+        ({"review": tmp_path / "in.jsonl"}, "overwritten by its own results"),
+        ({"review": job.out}, "are one"),
+        ({"out": Path("/dev/null"), "format": "csv"}, "no regular file"),
+        ({"out": tmp_path / "in.jsonl" / "x.jsonl"}, "can't be written"),
+        ({"out": tmp_path / "out.xlsx"}, "can't be told from its name"),
+        ({"prompt": "no place"}, "no place for the text"),
+        ({"prompt": None}, "there is no prompt"),
+        ({"schema": None}, "there is no schema"),
+        ({"bundle": tmp_path / "nothing"}, "the model is missing"),
+    ):
+        with pytest.raises(InputError, match=message):
+            resume(job, **changes)
+    assert len(Path(job.inputs[0]).read_bytes().splitlines()) == 10
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "x", "0s", "-2s", "nans", "1e9s", "2m"])
+def test_intervals_that_are_none(text: str) -> None:
+    with pytest.raises(InputError, match="no interval"):
+        Interval.parse(text)
+
+
+def test_intervals() -> None:
+    assert Interval.parse("500") == Interval(records=500)
+    assert Interval.parse("2.5s") == Interval(seconds=2.5)
+
+
+def test_an_input_without_records(tmp_path: Path) -> None:
+    bundle(tmp_path)
+    (tmp_path / "in.jsonl").touch()
+    for name in ("out.jsonl", "out.csv", "out.sqlite"):
+        job = job_in(tmp_path, name, review=None)
+        summary = extract_files(job)  # the model isn't loaded: there is none
+        assert summary.records == 0 and job.out.exists()
+        write_input(tmp_path / "in.jsonl", 5)
+        assert resume(job).records == 5
+        (tmp_path / "in.jsonl").write_bytes(b"")
