@@ -42,7 +42,8 @@ def _rows(lines: Path, columns: Columns) -> Iterator[list[Any]]:
 
 def _write_sqlite(path: Path, columns: Columns, lines: Path) -> None:
     """One table in a fresh file, filled in order in one transaction: nothing of the run's course is left in it."""
-    kinds = {"text": "TEXT", "integer": "INTEGER", "number": "REAL", "boolean": "INTEGER"}
+    # A column declared INTEGER would turn the text of an integer beyond 64 bits into a float.
+    kinds = {"text": "TEXT", "integer": "", "number": "REAL", "boolean": "INTEGER"}
     names = ['"n" INTEGER PRIMARY KEY']
     names += [f"{_quoted(name)} {kinds[kind]}" for name, kind in _distinct(columns.columns)]
     marks = ",".join("?" * len(names))
