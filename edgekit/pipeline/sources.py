@@ -203,12 +203,13 @@ class _Folder:
 
 
 class SeenIds:
-    """Counts ids that came before, in 8 bytes each: a table of hashes, bounded; beyond ``full`` it stops looking."""
+    """Counts ids that came before, by their hashes in a table of 16 MiB; when that is ``full`` it stops looking."""
 
-    MOST: Final = 4_000_000
+    SLOTS: Final = 1 << 21
+    MOST: Final = SLOTS * 2 // 3
 
     def __init__(self) -> None:
-        self._slots = memoryview(bytearray(8 << 12)).cast("Q")
+        self._slots = memoryview(bytearray(8 * self.SLOTS)).cast("Q")
         self._count = 0
         self.twice = 0
         self.first: str | None = None
@@ -216,34 +217,21 @@ class SeenIds:
 
     @property
     def full(self) -> bool:
-        """Whether ids after the first 4 million were not looked at."""
+        """Whether later ids were not looked at."""
         return self._count >= self.MOST
 
     def add(self, name: str) -> None:
         """Count ``name`` if it was there before."""
-        if self.full:
+        if self._count >= self.MOST:
             return
-        if self._put(hash(name) & 0xFFFF_FFFF_FFFF_FFFF or 1):
-            self._count += 1
-            if self._count * 2 > len(self._slots):
-                self._grow()
-        else:
-            self.twice += 1
-            self.first = self.first or name
-
-    def _put(self, mark: int) -> bool:
-        slots, mask = self._slots, len(self._slots) - 1
-        at = mark & mask
+        mark = hash(name) & 0xFFFF_FFFF_FFFF_FFFF or 1
+        slots, last = self._slots, self.SLOTS - 1
+        at = mark & last
         while slots[at]:
             if slots[at] == mark:
-                return False
-            at = (at + 1) & mask
+                self.twice += 1
+                self.first = self.first or name
+                return
+            at = (at + 1) & last
         slots[at] = mark
-        return True
-
-    def _grow(self) -> None:
-        old = self._slots
-        self._slots = memoryview(bytearray(len(old) * 16)).cast("Q")
-        for mark in old:
-            if mark:
-                self._put(mark)
+        self._count += 1

@@ -153,7 +153,7 @@ def test_a_quote_that_is_never_closed_says_how_far_it_reached(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("header", "fields"), [(b"id;text", {}), (b"a,text,text", {}), (b"a,text", {"id": "nr"}), (b"\xff,b", {})]
 )
-def test_a_header_without_the_columns(header: bytes, fields: dict[str, str], tmp_path: Path) -> None:
+def test_a_header_without_the_columns(header: bytes, fields: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(InputError, match="the header has") as caught:
         read(put(tmp_path, "a.csv", header + b"\n1;x\n"), **fields)
     assert "--delimiter" in str(caught.value)
@@ -286,4 +286,13 @@ def test_ids_that_come_twice() -> None:
     assert seen.twice == 0
     for n in range(0, 30_000, 1000):
         seen.add(f"id {n}")
-    assert (seen.twice, seen.first) == (30, "id 0")
+    assert (seen.twice, seen.first, seen.full) == (30, "id 0", False)
+
+
+def test_a_full_table_of_ids_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SeenIds, "SLOTS", 64)
+    monkeypatch.setattr(SeenIds, "MOST", 42)
+    seen = SeenIds()
+    for n in [*range(42), *range(42), *range(42)]:
+        seen.add(f"id {n}")
+    assert (seen.twice, seen.full) == (0, True)
