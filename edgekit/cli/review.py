@@ -109,6 +109,8 @@ class _Session:
                 click.echo(f"{error}")
                 continue
             if step is not None:
+                if answer in {"", "a"}:
+                    self._labels.put(doubt, data)  # a disk that refuses this ends the session
                 return step
 
     def _answer(self, doubt: Doubt, data: Any, answer: str, edited: bool) -> tuple[int | None, Any, bool]:
@@ -122,8 +124,7 @@ class _Session:
                 raise InputError(
                     "the model gave no values to keep", next_step="set them, FIELD=VALUE, or skip with s"
                 )
-            self._labels.put(doubt, check(data, schema))
-            return 1, data, edited
+            return 1, check(data, schema), edited
         if answer in {"s", "b"}:
             return (1 if answer == "s" else -1), data, edited
         field, equals, value = answer.partition("=")

@@ -99,16 +99,17 @@ class Labels:
         before = self._labels.get((label.id, label.text))
         if before == label:
             return
-        self._labels[label.id, label.text] = label
+        labels = {**self._labels, (label.id, label.text): label}
         with disk_errors(self._path):
             if before is None:
                 self._file.append(_line(label))
                 self._file.sync()
             else:
-                data = b"".join(map(_line, self._labels.values()))
+                data = b"".join(map(_line, labels.values()))
                 self._disk.write_whole(self._path, data)
                 self._file.close()
                 self._file = AppendFile(self._disk, self._path, len(data))
+        self._labels = labels
 
     def close(self) -> None:
         """Close the file; everything is in it."""
@@ -141,9 +142,16 @@ def _is_label(line: bytes) -> bool:
 
 
 def blank(schema: Mapping[str, Any]) -> Any:
-    """A value to begin with where the model gave none: every field of an object null."""
+    """A value to begin with where the model gave none: the fields that must or may be null, null."""
     properties = schema.get("properties")
-    return dict.fromkeys(properties) if isinstance(properties, Mapping) else None
+    if not isinstance(properties, Mapping):
+        return None
+    required = schema.get("required") or ()
+    return {name: None for name, part in properties.items() if name in required or _nullable(part)}
+
+
+def _nullable(schema: Any) -> bool:
+    return isinstance(schema, Mapping) and isinstance(schema.get("type"), list) and "null" in schema["type"]
 
 
 def with_value(data: Any, field: str, text: str | None, schema: Mapping[str, Any]) -> Any:
@@ -159,7 +167,7 @@ def with_value(data: Any, field: str, text: str | None, schema: Mapping[str, Any
     for at, step in enumerate(steps):
         _require(place, step, field, _part(schema, steps[:at]))
         if at < len(steps) - 1:
-            place = place[step]
+            place = _inner(place, step)
         elif isinstance(place, list) and step == len(place):
             place.append(value)
         else:
@@ -186,6 +194,12 @@ def _require(place: Any, step: str | int, field: str, schema: Mapping[str, Any])
         known, fits = ", ".join(dict.fromkeys(names)), isinstance(place, dict) and step in names
     if not fits:
         raise InputError(f"there is no field {field!r}", found=field, expected=known)
+
+
+def _inner(place: Any, step: str | int) -> Any:
+    if isinstance(step, int):
+        return place[step] if step < len(place) else None
+    return place.get(step)
 
 
 def _part(schema: Any, steps: list[str | int]) -> Any:
