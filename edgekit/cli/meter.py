@@ -41,17 +41,17 @@ class _Words(Watcher):
 
     def __init__(self) -> None:
         self._began: float | None = None
-        self._from = 0.0
+        self._from, self._first = 0.0, 0
 
     def words(self, tally: Tally, share: float | None) -> str:
         """``1,234 records, 56.7 records/s, 2 failed, 3 to review, 0:41 left``."""
         now = time.monotonic()
         if self._began is None:
-            self._began, self._from = now, share or 0.0
+            self._began, self._from, self._first = now, share or 0.0, tally.done
         seconds = now - self._began
         parts = [f"{tally.done:,} records"]
         if seconds > 0:
-            parts.append(f"{(tally.done - tally.resumed) / seconds:,.1f} records/s")
+            parts.append(f"{(tally.done - self._first) / seconds:,.1f} records/s")
         parts += [f"{tally.failed:,} failed", f"{tally.reviewed:,} to review"]
         read = (share or 0.0) - self._from
         if share is not None and read > 0 and seconds > 1:

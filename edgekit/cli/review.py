@@ -59,7 +59,7 @@ def command(file: Path, out: Path | None, everything: bool) -> None:
         open_ones = [doubt for doubt in doubts if doubt.text and (everything or labels.of(doubt) is None)]
         unreadable = sum(not doubt.text for doubt in doubts)
         if unreadable:
-            click.echo(f"{unreadable:,} records have no text that could be read; mend them in the input")
+            click.echo(f"records without a text that could be read: {unreadable:,}; mend them in the input")
         before = len(labels)
         _Session(header, open_ones, labels).run()
         left = sum(labels.of(doubt) is None for doubt in open_ones)

@@ -12,7 +12,7 @@ from typing import Any, Final, Self
 
 from edgekit.bundle import MANIFEST, Bundle
 from edgekit.errors import InputError
-from edgekit.files import require_file, sha256
+from edgekit.files import sha256
 from edgekit.pipeline.readers import Fields
 
 FORMATS: Final = ("jsonl", "csv", "parquet", "sqlite")
@@ -118,13 +118,13 @@ class Task:
 
 def task_of(job: Job) -> Task:
     """Read the bundle's manifest (or hash a .gguf file); ``InputError`` where no schema or no prompt is known."""
-    if job.bundle.is_dir():
+    if job.bundle.is_file():
+        name, prompt, schema = job.bundle.name, None, None
+        digest = sha256(job.bundle)
+    else:
         manifest = Bundle.open(job.bundle).manifest
         name, prompt, schema = manifest.name, manifest.prompt, manifest.output_schema
         digest = sha256(job.bundle / MANIFEST)
-    else:
-        name, prompt, schema = job.bundle.name, None, None
-        digest = sha256(require_file(job.bundle, "the model"))
     schema = schema if job.schema is None else dict(job.schema)
     prompt = prompt if job.prompt is None else job.prompt
     for what, value in (("schema", schema), ("prompt", prompt)):

@@ -130,9 +130,12 @@ class Columns:
         """The schema's fields, in its order; None where it has no fixed ones, so that all is one column of JSON."""
         kinds = {"data": "text"}
         if self.fields is not None and isinstance(properties, Mapping):
-            kinds = {
-                (f"data.{name}" if name in OWN else name): _kind(properties[name]) for name in self.fields
-            }
+            kinds = {}
+            for name in self.fields:
+                own = name
+                while own in OWN or own in kinds:
+                    own = f"data.{own}"
+                kinds[own] = _kind(properties[name])
         self.columns: list[tuple[str, str]] = [("id", "text"), *kinds.items()]
         self.columns += [("overall", "number"), ("needs_review", "boolean"), ("confidence", "text")]
         self.columns += [("calibrated", "boolean"), ("error", "text"), ("message", "text")]

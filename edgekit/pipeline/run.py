@@ -150,7 +150,7 @@ class _Run:
         most, failed = self._job.max_errors, sum(state.errors.values())
         if most is not None and failed > most:
             raise InputError(
-                f"{failed:,} records failed, more than --max-errors {most:,}",
+                f"failed records: {failed:,}, more than --max-errors {most:,}",
                 path=self._job.out,
                 found=", ".join(f"{code} {count:,}" for code, count in sorted(state.errors.items())),
                 next_step="look at the records with an error; then run again with a higher --max-errors or without it",
@@ -170,7 +170,7 @@ class _Run:
     def _drive(self, model: Extractor, output: Output, again: list[Record], rest: Iterable[Record]) -> None:
         job, state, watcher = self._job, output.state, self._watcher
         self._check_epoch(state, getattr(model, "epoch", 256))
-        tally = Tally(resumed=state.done, errors=state.errors)
+        tally = Tally(errors=state.errors)
         waiting: deque[Record] = deque()
         options: AnswerOptions = {} if job.max_tokens is None else {"max_tokens": job.max_tokens}
         texts = _texts(chain(again, rest), waiting)

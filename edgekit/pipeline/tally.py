@@ -8,10 +8,9 @@ from pathlib import Path
 
 @dataclass
 class Tally:
-    """How far a run is; ``resumed`` of ``done`` records were there before."""
+    """How far a run is, all records of the output counted."""
 
     done: int = 0
-    resumed: int = 0
     errors: dict[str, int] = field(default_factory=dict)
     reviewed: int = 0
     tokens: int = 0

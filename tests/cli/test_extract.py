@@ -120,7 +120,7 @@ def test_ids_that_came_twice_are_told(here: Path, loaded: dict[str, Any]) -> Non
 def test_max_errors_is_one_typed_error(here: Path, loaded: dict[str, Any]) -> None:
     done = invoke("in.jsonl", "-o", "out.jsonl", "--max-errors", "0")
     assert isinstance(done.exception, InputError)
-    assert "1 records failed, more than --max-errors 0" in str(done.exception)
+    assert "failed records: 1, more than --max-errors 0" in str(done.exception)
     assert invoke("in.jsonl", "-o", "out.jsonl").exit_code == 0
 
 
@@ -154,7 +154,7 @@ def test_a_log_gets_a_line_now_and_then(
     clock = [100.0]
     monkeypatch.setattr("edgekit.cli.meter.time.monotonic", lambda: clock[0])
     log = meter.LogLines()
-    tally = Tally(resumed=100, errors={"empty": 2})
+    tally = Tally(errors={"empty": 2})
     for second in range(0, 25, 5):
         clock[0] = 100.0 + second
         tally.done, tally.reviewed = 100 + 10 * second, 3
@@ -174,7 +174,7 @@ def test_a_terminal_gets_a_bar() -> None:
     with Progress("{task.description}", console=console) as progress:
         bar = meter.Bar(progress)
         bar.stage("loading the model")
-        bar.update(Tally(done=1234, resumed=0, errors={"empty": 2}, reviewed=5), 0.25)
+        bar.update(Tally(done=1234, errors={"empty": 2}, reviewed=5), 0.25)
         task = progress.tasks[0]
         assert (task.completed, task.total) == (0.25, 1.0)
         assert task.description == "1,234 records, 2 failed, 5 to review"

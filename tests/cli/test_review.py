@@ -81,7 +81,7 @@ def test_shows_what_is_doubtful_and_no_control_characters(file: Path) -> None:
     assert "1/3  a  (n: 0.4, below 0.7)" in out
     assert "\x1b" not in out and "danger \\x1b[31m" in out
     assert 'the model began: {"peo' in out
-    assert "1 records have no text" in out
+    assert "records without a text that could be read: 1" in out
     assert any(line.split() == ["?", "n", "7", "0.40"] for line in out.splitlines())
     assert any(line.split() == ["people", '"2', 'adults"', "0.99"] for line in out.splitlines())
     assert "0 decided, 3 left" in out

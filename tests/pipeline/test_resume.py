@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from edgekit.errors import InputError
+from edgekit.errors import BundleError, InputError
 from edgekit.pipeline import Interval, Job, extract_files
 from edgekit.pipeline.disk import locked
 from edgekit.pipeline.readers import Fields
@@ -285,12 +285,12 @@ def test_max_errors_stops_and_a_resume_goes_on(tmp_path: Path) -> None:
     bundle(tmp_path)
     write_input(tmp_path / "in.jsonl", 200)
     job = job_in(tmp_path)
-    with pytest.raises(InputError, match="6 records failed, more than --max-errors 5") as caught:
+    with pytest.raises(InputError, match="failed records: 6, more than --max-errors 5") as caught:
         resume(job, max_errors=5)
     assert "--max-errors" in str(caught.value.next_step)
     written = job.out.read_bytes()
     assert written.count(b'"error"') == 6
-    with pytest.raises(InputError, match="6 records failed"):
+    with pytest.raises(InputError, match="failed records: 6"):
         resume(job, max_errors=5)
     assert job.out.read_bytes() == written
     summary = resume(job, max_errors=1000)
@@ -315,9 +315,9 @@ def test_places_that_can_not_be_written(tmp_path: Path) -> None:
         ({"prompt": "no place"}, "no place for the text"),
         ({"prompt": None}, "there is no prompt"),
         ({"schema": None}, "there is no schema"),
-        ({"bundle": tmp_path / "nothing"}, "the model is missing"),
+        ({"bundle": tmp_path / "nothing"}, "not a bundle"),
     ):
-        with pytest.raises(InputError, match=message):
+        with pytest.raises((InputError, BundleError), match=message):
             resume(job, **changes)
     assert len(Path(job.inputs[0]).read_bytes().splitlines()) == 10
 
