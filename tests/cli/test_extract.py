@@ -124,6 +124,22 @@ def test_max_errors_is_one_typed_error(here: Path, loaded: dict[str, Any]) -> No
     assert invoke("in.jsonl", "-o", "out.jsonl").exit_code == 0
 
 
+def test_ctrl_c_says_how_to_go_on(
+    here: Path, loaded: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(meter.LogLines, "update", interrupt)
+        done = invoke("in.jsonl", "-o", "out.jsonl", "--min-confidence", "0.5")
+    assert done.exit_code != 0 and "run the same command again to go on" in done.stderr
+    done = invoke("in.jsonl", "-o", "out.jsonl", "--min-confidence", "0.5")
+    assert "checking the 1 records that are done" in done.stderr
+    assert "out.jsonl: 3 records (1 of them before)" in done.stdout
+    assert "aren't calibrated" in done.stdout
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

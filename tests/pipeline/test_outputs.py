@@ -98,6 +98,14 @@ def test_the_review_file(tmp_path: Path) -> None:
     assert long["error"] == {"code": "too_long", "message": "it is too_long"}
 
 
+def test_a_record_that_is_doubtful_as_a_whole(tmp_path: Path) -> None:
+    sure = Extraction(DATA, "", False, 5, 0.1, {"id": 0.9}, 0.49381, True)
+    job = run(tmp_path, "out.jsonl", sure)
+    assert job.review is not None
+    doubt = json.loads(job.review.read_text().splitlines()[1])
+    assert (doubt["doubtful"], doubt["reasons"]) == ([], ["overall: 0.4938, below 0.6"])
+
+
 def test_rows_of_csv(tmp_path: Path) -> None:
     job = run(tmp_path, "out.csv", *RESULTS)
     rows = list(csv.reader(io.StringIO(job.out.read_text(), newline="")))

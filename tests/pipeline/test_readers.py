@@ -18,7 +18,7 @@ from edgekit.errors import InputError, RuntimeUnavailableError
 from edgekit.pipeline.lines import Lines
 from edgekit.pipeline.readers import Fields
 from edgekit.pipeline.record import LIMIT
-from edgekit.pipeline.sources import Inputs, SeenIds
+from edgekit.pipeline.sources import Inputs
 
 
 def read(
@@ -203,8 +203,13 @@ def test_parquet(tmp_path: Path) -> None:
     texts = arrow.array(["one", None, "", "x\0"], arrow.string())
     parquet.write_table(arrow.table({"id": [1, 2, None, 4], "text": texts, "n": [1, 2, 3, 4]}), path)
     assert read(path) == [("1", "one"), ("2", "<field>"), ("a.parquet:3", "<empty>"), ("4", "<encoding>")]
-    with pytest.raises(InputError, match="no column 'body'"):
-        read(path, text="body")
+    ids = arrow.table({"nr": ["x", None], "text": ["one", "two"], "long": ["y", "x" * (LIMIT + 1)]})
+    parquet.write_table(ids, tmp_path / "ids.parquet")
+    assert read(tmp_path / "ids.parquet", id="nr") == [("x", "one"), ("ids.parquet:2", "<field>")]
+    assert read(tmp_path / "ids.parquet", text="long")[1] == ("ids.parquet:2", "<too_long>")
+    for text, name in (("body", None), ("text", "body")):
+        with pytest.raises(InputError, match="no column 'body'"):
+            read(path, text=text, id=name)
     with pytest.raises(InputError, match="is no text"):
         read(path, text="n")
     with pytest.raises(InputError, match="not readable as Parquet"):
@@ -277,22 +282,3 @@ def test_the_share_that_is_read_grows_to_one(tmp_path: Path) -> None:
     sizes = [os.path.getsize(name) for name in names]
     assert shares[99] == pytest.approx(sizes[0] / sum(sizes))
     assert Inputs(["-"], Fields()).share is None
-
-
-def test_ids_that_come_twice() -> None:
-    seen = SeenIds()
-    for n in range(30_000):
-        seen.add(f"id {n}")
-    assert seen.twice == 0
-    for n in range(0, 30_000, 1000):
-        seen.add(f"id {n}")
-    assert (seen.twice, seen.first, seen.full) == (30, "id 0", False)
-
-
-def test_a_full_table_of_ids_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(SeenIds, "SLOTS", 64)
-    monkeypatch.setattr(SeenIds, "MOST", 42)
-    seen = SeenIds()
-    for n in [*range(42), *range(42), *range(42)]:
-        seen.add(f"id {n}")
-    assert (seen.twice, seen.full) == (0, True)
