@@ -7,6 +7,7 @@ import json
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -14,6 +15,7 @@ from edgekit.answer import AnswerOptions, Extraction, Failure
 from edgekit.pipeline import Interval, Job
 from edgekit.pipeline.disk import Disk
 
+FORMATS = ("jsonl", "csv", "sqlite", *(["parquet"] if find_spec("pyarrow") else []))
 SCHEMA: dict[str, Any] = {
     "type": "object",
     "properties": {"sum": {"type": "integer"}, "said": {"type": ["string", "null"]}},

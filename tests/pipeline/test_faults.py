@@ -17,6 +17,7 @@ from edgekit.pipeline import Job, Watcher, extract_files
 from edgekit.pipeline.state import state_path
 from tests.conftest import ROOT
 from tests.pipeline.stand_ins import (
+    FORMATS,
     ChainModel,
     Crash,
     FullDisk,
@@ -28,7 +29,6 @@ from tests.pipeline.stand_ins import (
 )
 
 RECORDS = 200
-FORMATS = ("jsonl", "csv", "sqlite", "parquet")
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +45,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[bytes, by
 
 
 def prepared(folder: Path, name: str) -> Job:
-    if name == "parquet":
-        pytest.importorskip("pyarrow")
     bundle(folder)
     write_input(folder / "in.jsonl", RECORDS)
     return job_in(folder, f"out.{name}")

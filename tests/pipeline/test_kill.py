@@ -10,9 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tests.pipeline.stand_ins import bundle, job_in, write_input
-
-FORMATS = ("jsonl", "csv", "sqlite", "parquet")
+from tests.pipeline.stand_ins import FORMATS, bundle, job_in, write_input
 
 
 def start(folder: Path, out: str) -> subprocess.Popen[bytes]:
@@ -38,9 +36,7 @@ def kill_once(folder: Path, out: str, after: int) -> bool:
     return process.returncode < 0
 
 
-def prepared(folder: Path, records: int, name: str) -> Path:
-    if name.endswith("parquet"):
-        pytest.importorskip("pyarrow")
+def prepared(folder: Path, records: int) -> Path:
     folder.mkdir()
     bundle(folder)
     write_input(folder / "in.jsonl", records)
@@ -49,8 +45,8 @@ def prepared(folder: Path, records: int, name: str) -> Path:
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_killed_three_times(name: str, tmp_path: Path) -> None:
-    expected = finish(prepared(tmp_path / "whole", 60, name), f"out.{name}")
-    folder = prepared(tmp_path / "killed", 60, name)
+    expected = finish(prepared(tmp_path / "whole", 60), f"out.{name}")
+    folder = prepared(tmp_path / "killed", 60)
     kills = [kill_once(folder, f"out.{name}", after) for after in (1, 23, 41)]
     assert any(kills)
     assert finish(folder, f"out.{name}") == expected
@@ -61,11 +57,11 @@ def test_killed_at_200_points_of_1000_records(tmp_path: Path) -> None:
     """50 kills for each of the four formats, up to 25 of them in one run."""
     chance = random.Random(4)
     for name in FORMATS:
-        expected = finish(prepared(tmp_path / f"whole-{name}", 1000, name), f"out.{name}")
+        expected = finish(prepared(tmp_path / f"whole-{name}", 1000), f"out.{name}")
         killed = runs = 0
         while killed < 50:
             runs += 1
-            folder = prepared(tmp_path / f"{name}-{runs}", 1000, name)
+            folder = prepared(tmp_path / f"{name}-{runs}", 1000)
             for _ in range(25):
                 if not kill_once(folder, f"out.{name}", chance.randint(1, 300)):
                     break  # it was finished
