@@ -19,6 +19,8 @@ COMMANDS = {
     "inspect": "Show what is inside a checkpoint, an adapter, a GGUF file or a bundle.",
     "verify": "Check a bundle's files, and replay its golden probes.",
     "run": "Answer one prompt from a bundle, as text or as JSON under a schema.",
+    "extract": "Extract the fields of many records, from files into a file; resumes after any interruption.",
+    "review": "Step through doubtful records, correct them, and keep the corrections as labelled data.",
     "chat": "Talk with a bundle in the terminal.",
     "calibrate-confidence": "Fit a bundle's confidence on labelled records, so that it means something.",
     "convert-adapter": "Write an adapter as a GGUF file, unmerged, for runtimes that swap adapters.",

@@ -1,4 +1,4 @@
-"""Benchmarks against the peer path; see README.md: ``python -m tests.benchmarks.run [build] [decode] [memory]``."""
+"""Benchmarks against the peer path; see README.md: ``python -m tests.benchmarks.run [build] [decode] [memory] [pipeline]``."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 
 import click
 
-from tests.benchmarks import build, decode, memory
+from tests.benchmarks import build, decode, memory, pipeline
 from tests.benchmarks.common import Setting
 from tests.benchmarks.measure import ChildError
 from tests.benchmarks.report import HEADING, machine, put
 
-BENCHMARKS = {"build": build.run, "decode": decode.run, "memory": memory.run}
+BENCHMARKS = {"build": build.run, "decode": decode.run, "memory": memory.run, "pipeline": pipeline.run}
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

@@ -12,8 +12,12 @@ from pathlib import Path
 import pytest
 
 from edgekit import cli
-from tests.conftest import ADAPTER, BASE
+from tests.conftest import ADAPTER, BASE, ROOT
 from tests.models import write_llama
+
+FOLDER = ROOT / "examples" / "restaurant" / "task"
+CASES, WEIGHTS = FOLDER / "test.jsonl", BASE / "model.safetensors"
+TASK = ("--schema", FOLDER / "schema.json", "--prompt", "{text}")
 
 ENTRIES: dict[str, Callable[[Path, Path], list[object]]] = {
     "build: base": lambda bad, out: ["build", bad, "-o", out],
@@ -33,6 +37,19 @@ ENTRIES: dict[str, Callable[[Path, Path], list[object]]] = {
     "verify": lambda bad, out: ["verify", bad],
     "run: bundle": lambda bad, out: ["run", bad, "-p", "hello"],
     "chat": lambda bad, out: ["chat", bad],
+    "extract: bundle": lambda bad, out: ["extract", bad, CASES, "-o", out / "o.jsonl"],
+    "extract: input": lambda bad, out: ["extract", WEIGHTS, bad, "-o", out / "o.jsonl", *TASK],
+    "extract: schema": lambda bad, out: ["extract", WEIGHTS, CASES, "-o", out / "o.jsonl", "--schema", bad],
+    "extract: prompt": lambda bad, out: [
+        "extract",
+        WEIGHTS,
+        CASES,
+        "-o",
+        out / "o.jsonl",
+        "--prompt",
+        f"@{bad}",
+    ],
+    "review": lambda bad, out: ["review", bad, "-o", out / "o.jsonl"],
 }
 
 
