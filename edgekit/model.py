@@ -154,6 +154,15 @@ class Model(AsyncFace):
                 self._team = [Scheduler(engine) for engine in self._open_team()]
             return self._team or [self._scheduler]
 
+    @property
+    def batching(self) -> str:
+        """What decides, beside the texts, which records of ``extract_many`` are computed together, in words."""
+        schedulers = self.schedulers()
+        return (
+            f"epochs of {self.epoch} records, {len(schedulers)} x {schedulers[0].parallel} at once, "
+            f"context {schedulers[0].engine.n_ctx}, cache {schedulers[0].engine.n_kv}"
+        )
+
     def generate(
         self, prompt: str, *, system: str | None = None, raw: bool = False, **options: Unpack[Options]
     ) -> str:

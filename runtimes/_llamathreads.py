@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 from functools import cache
-from pathlib import Path
 from typing import Any, Final
 
 from edgekit.runtimes import _llamalib
@@ -51,9 +50,7 @@ class ThreadPool:
         self._lib.ggml_threadpool_params_init(ctypes.byref(params), threads)
         params.poll = _POLL
         self._pool = self._lib.ggml_threadpool_new(ctypes.byref(params))
-        attach = _llamalib.load()._lib.llama_attach_threadpool
-        attach.argtypes, attach.restype = [ctypes.c_void_p] * 3, None
-        attach(context, self._pool, self._pool)
+        self._lib.llama_attach_threadpool(context, self._pool, self._pool)
 
     def close(self) -> None:
         """End the threads; the context must be gone."""
@@ -64,18 +61,19 @@ class ThreadPool:
 
 @cache
 def _library() -> Any:
-    """The functions of libggml-cpu, which llama-cpp-python has no bindings for; None where it isn't a file apart."""
-    folder = Path(_llamalib.load()._lib._name).parent
-    for name in ("libggml-cpu.so", "libggml-cpu.dylib", "ggml-cpu.dll", "libggml-cpu.dll"):
-        if (folder / name).is_file():
-            break
-    else:
+    """ggml's functions, which llama-cpp-python has no bindings for; None where libllama doesn't lead to them.
+
+    Found through libllama, whose dependencies they are: a wheel holds copies of a library under each of its names, and
+    a thread that runs another copy's code would find its tables empty.
+    """
+    lib: Any = ctypes.CDLL(_llamalib.load()._lib._name)
+    try:
+        lib.ggml_threadpool_params_init.argtypes = [ctypes.c_void_p, ctypes.c_int]
+        lib.ggml_threadpool_params_init.restype = None
+        lib.ggml_threadpool_new.argtypes, lib.ggml_threadpool_new.restype = [ctypes.c_void_p], ctypes.c_void_p
+        lib.ggml_threadpool_free.argtypes, lib.ggml_threadpool_free.restype = [ctypes.c_void_p], None
+        lib.llama_attach_threadpool.argtypes = [ctypes.c_void_p] * 3
+        lib.llama_attach_threadpool.restype = None
+    except AttributeError:
         return None
-    lib: Any = ctypes.CDLL(str(folder / name))
-    base: Any = ctypes.CDLL(str(folder / name.replace("-cpu", "-base")))
-    lib.ggml_threadpool_params_init = base.ggml_threadpool_params_init
-    lib.ggml_threadpool_params_init.argtypes = [ctypes.c_void_p, ctypes.c_int]
-    lib.ggml_threadpool_params_init.restype = None
-    lib.ggml_threadpool_new.argtypes, lib.ggml_threadpool_new.restype = [ctypes.c_void_p], ctypes.c_void_p
-    lib.ggml_threadpool_free.argtypes, lib.ggml_threadpool_free.restype = [ctypes.c_void_p], None
     return lib

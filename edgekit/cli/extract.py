@@ -54,6 +54,11 @@ PATH = click.Path(path_type=Path)
 @click.option("--ctx", "n_ctx", type=click.IntRange(min=1), help="Context in tokens.")
 @click.option("--threads", type=click.IntRange(min=0), default=0, help="0 takes the physical cores.")
 @click.option("--parallel", "n_parallel", type=click.IntRange(min=1), help="Records computed at once.")
+@click.option(
+    "--kv-type",
+    type=click.Choice(["f16", "q8_0", "f32"]),
+    help="How the KV cache is kept; q8_0 takes half the memory.",
+)
 @click.option("--verify", is_flag=True, help="Check the artifact's SHA-256 before it is loaded.")
 @click.option(
     "--restart", "--force", is_flag=True, help="Begin anew; what OUT and its state hold is replaced."

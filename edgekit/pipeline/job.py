@@ -64,6 +64,7 @@ class Job:
     n_ctx: int | None = None
     threads: int = 0
     n_parallel: int | None = None
+    kv_type: str | None = None
     verify: bool = False
     max_errors: int | None = None
     sync: Interval = Interval(seconds=2.0)
@@ -160,5 +161,6 @@ def settings_of(job: Job, task: Task) -> dict[str, str]:
         "--max-tokens": job.max_tokens,
         "--ctx": job.n_ctx,
         "--parallel": job.n_parallel,
+        "--kv-type": job.kv_type,
     }
     return {name: "not given" if value is None else str(value) for name, value in shown.items()}

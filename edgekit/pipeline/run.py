@@ -28,6 +28,14 @@ TOLD: Final = 0.1
 class Extractor(Protocol):
     """What a run needs of a model; results come in the order of the texts, and depend on those of their epoch only."""
 
+    epoch: int
+    """Records of which the answers depend on each other."""
+
+    @property
+    def batching(self) -> str:
+        """What else decides which records are computed together."""
+        ...
+
     def extract_many(
         self,
         texts: Iterable[str],
@@ -71,8 +79,9 @@ def _loader(job: Job) -> Loader:
         from edgekit import model
 
         options: dict[str, Any] = {"n_ctx": job.n_ctx, "threads": job.threads, "verify": job.verify}
-        if job.n_parallel is not None:
-            options["n_parallel"] = job.n_parallel
+        for name in ("n_parallel", "kv_type"):
+            if (value := getattr(job, name)) is not None:
+                options[name] = value
         return model.load(job.bundle, **options)
 
     return load
@@ -169,7 +178,7 @@ class _Run:
 
     def _drive(self, model: Extractor, output: Output, again: list[Record], rest: Iterable[Record]) -> None:
         job, state, watcher = self._job, output.state, self._watcher
-        self._check_epoch(state, getattr(model, "epoch", 256))
+        self._check_batching(state, model)
         tally = Tally(errors=state.errors)
         waiting: deque[Record] = deque()
         options: AnswerOptions = {} if job.max_tokens is None else {"max_tokens": job.max_tokens}
@@ -201,16 +210,16 @@ class _Run:
         if waiting or next(texts, None) is not None:
             raise AssertionError("a text got no result")  # never an output that only looks whole
 
-    def _check_epoch(self, state: State, epoch: int) -> None:
-        if state.done and state.epoch != epoch:
+    def _check_batching(self, state: State, model: Extractor) -> None:
+        if state.done and (state.epoch, state.batching) != (model.epoch, model.batching):
             raise InputError(
                 "the model batches records in another way than when this output was begun",
                 path=self._job.out,
-                found=f"epochs of {epoch} records",
-                expected=f"{state.epoch}",
-                next_step=f"go on with the edgekit, --ctx, --parallel and machine that began it, or {RESTART}",
+                found=model.batching,
+                expected=state.batching,
+                next_step=f"go on with the edgekit, --ctx, --parallel, --threads and machine that began it, or {RESTART}",
             )
-        state.epoch = epoch
+        state.epoch, state.batching = model.epoch, model.batching
 
     def _assemble(self, output: Output) -> None:
         """Make the output from its lines; only then is it finished, and the lines can go."""

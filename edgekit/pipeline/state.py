@@ -35,6 +35,8 @@ class State(msgspec.Struct, forbid_unknown_fields=True):
     version: int
     settings: dict[str, str]
     epoch: int
+    batching: str = ""
+    """Which records the model computes together, in its words."""
     done: int = 0
     digest: str = ""
     inputs: list[InputMark] = []

@@ -29,6 +29,7 @@ class ChainModel:
 
     def __init__(self, epoch: int = 16, drift: int = 0) -> None:
         self.epoch, self._drift = epoch, drift
+        self.batching = f"epochs of {epoch} records"
         self.asked: list[str] = []
 
     def extract_many(

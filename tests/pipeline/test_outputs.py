@@ -38,6 +38,8 @@ SURE = {"id": 0.987654, "count": 0.5, "price": 1.0}
 class Gives:
     """A model that gives these, in turn."""
 
+    epoch, batching = 16, "one after the other"
+
     def __init__(self, *results: Extraction) -> None:
         self._results = results
 

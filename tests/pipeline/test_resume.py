@@ -63,7 +63,7 @@ def test_a_changed_bundle_is_named(job: Job) -> None:
 def test_a_model_that_batches_otherwise_is_refused(job: Job) -> None:
     with pytest.raises(InputError, match="batches records in another way") as caught:
         resume(job, ChainModel(epoch=8))
-    assert (caught.value.found, caught.value.expected) == ("epochs of 8 records", "16")
+    assert (caught.value.found, caught.value.expected) == ("epochs of 8 records", "epochs of 16 records")
 
 
 def test_a_model_that_computes_otherwise_changes_nothing_that_is_written(job: Job) -> None:
