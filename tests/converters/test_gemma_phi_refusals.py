@@ -52,6 +52,9 @@ class Shapes:
     def read(self, name: str, rows: slice = ALL, out: Float32 | None = None) -> Float32:
         raise AssertionError(f"{name} was read")
 
+    def read_columns(self, name: str, columns: slice = ALL, out: Float32 | None = None) -> Float32:
+        raise AssertionError(f"{name} was read")
+
     def prefetch(self, name: str, rows: slice = ALL) -> None:
         raise AssertionError(f"{name} was read")
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from edgekit.converters.checkpoint import Checkpoint
-from edgekit.converters.gguf import decoder, families, plan, presets, stream
+from edgekit.converters.gguf import chunks, decoder, families, plan, presets, stream
 from edgekit.converters.gguf.family import Mapped, Part
 from edgekit.errors import InputError, UnsupportedModelError
 from edgekit.runtimes.engine import Run
@@ -185,7 +185,7 @@ def test_chunks_cover_every_row_once_in_units() -> None:
         Mapped("norms", (2, 8), parts=(Part("n0", 0, 8), Part("n1", 0, 8))),
     ]
     covered: dict[int, list[int]] = {index: [] for index in range(5)}
-    for chunk in stream.chunks(tensors, Shapes({}, shapes)):
+    for chunk in chunks.chunks(tensors, Shapes({}, shapes)):
         unit = tensors[chunk.index].unit
         assert chunk.at == len(covered[chunk.index]) or chunk.index == 4
         for part in chunk.parts:
