@@ -142,7 +142,7 @@ CASES = {
             "num_attention_heads": 4,
             "num_key_value_heads": 2,
             "tie_word_embeddings": True,
-            "rope_parameters": {**LONGROPE, "partial_rotary_factor": 0.67, "rope_theta": 10000.0},
+            "rope_parameters": {**LONGROPE, "partial_rotary_factor": 0.667, "rope_theta": 10000.0},
             "original_max_position_embeddings": 32,
             "sliding_window": 512,
         },
@@ -297,6 +297,21 @@ CASES |= {
     "gemma-4-31b": Case(
         "Gemma4TextConfig",
         {**GEMMA4, "attention_k_eq_v": True, "num_global_key_value_heads": 1},
+        half_gelu=True,
+    ),
+    "gemma-4-26b-a4b": Case(
+        "Gemma4TextConfig",
+        {
+            **GEMMA4,
+            "attention_k_eq_v": True,
+            "num_global_key_value_heads": 1,
+            "enable_moe_block": True,
+            "num_experts": 6,
+            "top_k_experts": 3,
+            "moe_intermediate_size": 48,
+            "final_logit_softcapping": 3.0,
+        },
+        r".*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj|router\.proj)",
         half_gelu=True,
     ),
     "gemma-4-untied": Case(

@@ -99,7 +99,7 @@ def test_the_configs_that_refusals_change_are_accepted(name: str) -> None:
         (
             "gemma3",
             {"rope_parameters": {"sliding_attention": {"rope_type": "linear", "factor": 2.0}}},
-            "layers with a window",
+            "in sliding_attention layers",
         ),
         ("gemma3", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
         ("gemma3", {"architectures": ["Gemma3ForConditionalGeneration"]}, "isn't converted"),
@@ -146,7 +146,7 @@ def test_configs_that_llama_cpp_would_compute_otherwise(name: str, change: Confi
         ("gemma2", {"sliding_window": "4096"}, "sliding_window"),
         ("gemma3", {"sliding_window": 0}, "sliding_window"),
         ("gemma3", {"rope_local_base_freq": "10000"}, "rope_theta"),
-        ("gemma3", {"rope_scaling": [8]}, "rope_parameters"),
+        ("gemma3", {"rope_scaling": [8]}, "rope_scaling is unsound"),
         ("gemma3", {"layer_types": 6}, "layer_types"),
         ("phi3", {"sliding_window": -1}, "sliding_window"),
         ("phi3", {"rope_scaling": {**LONGROPE, "long_factor": [1.0] * 7}}, "long_factor"),
