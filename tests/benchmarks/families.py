@@ -37,7 +37,7 @@ TOKENIZERS = {
 }  # fmt: skip
 """By the beginning of a case's name: the tokenizer that such models come with, and whether a published one of its
 kind was at hand to compare ids with, or one trained with the same structure."""
-TOKENIZER_TESTS = ("bpe", "spm", "unigram", "ranks", "real_tokenizers")
+TOKENIZER_TESTS = ("bpe", "spm", "unigram", "ranks", "real_tokenizers", "sentencepiece")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
