@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gguf import TokenType
+from gguf import GGUFReader, GGUFWriter, TokenType
 
 from edgekit import worker
 from edgekit.converters.checkpoint import Checkpoint
@@ -109,6 +109,33 @@ def test_bos_by_the_post_processor(tmp_path: Path) -> None:
     assert read(changed(tmp_path, change)).add == {"bos": True}
 
 
+def test_named_chat_templates_are_keys_as_gguf_py_writes_them(tmp_path: Path) -> None:
+    folder = write_llama(tmp_path / "m")
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    named = [
+        {"name": name, "template": text} for name, text in (("rag", "R"), ("default", "D"), ("tool-use", "T"))
+    ]
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": named}))
+    writer = GGUFWriter(tmp_path / "theirs.gguf", "llama")
+    writer.add_chat_template(named)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    theirs = {
+        key: field.contents()
+        for key, field in GGUFReader(tmp_path / "theirs.gguf").fields.items()
+        if key.startswith("tokenizer.")
+    }
+    ours = {entry.key: entry.value for entry in read(folder).entries() if "chat_template" in entry.key}
+    theirs["tokenizer.chat_templates"].sort()  # as they come out of a set
+    assert ours == theirs and ours["tokenizer.chat_template.tool_use"] == "T"
+    for names in (["a-b", "a_b"], [f"n{i}" for i in range(20)]):
+        many = [{"name": name, "template": "T"} for name in names]
+        (folder / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": many}))
+        with pytest.raises(InputError, match="told apart"):
+            read(folder)
+
+
 def test_chat_template_from_each_place(tmp_path: Path) -> None:
     folder = write_llama(tmp_path)
     config = json.loads((folder / "tokenizer_config.json").read_text())
@@ -116,8 +143,9 @@ def test_chat_template_from_each_place(tmp_path: Path) -> None:
     named = [{"name": "tool_use", "template": "T"}, {"name": "default", "template": "D"}]
     (folder / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": named}))
     assert read(folder).chat_template == "D"
+    assert not read(folder).named_templates.keys() & {"default"}
     (folder / "chat_template.jinja").write_text("J")
-    assert read(folder).chat_template == "J"
+    assert read(folder).chat_template == "J" and not read(folder).named_templates
     (folder / "chat_template.jinja").unlink()
     (folder / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": 7}))
     with pytest.raises(InputError, match="not text"):
