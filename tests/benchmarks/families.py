@@ -18,8 +18,8 @@ from edgekit.converters.gguf import families
 from edgekit.converters.gguf.checked import Checked
 from edgekit.converters.text_model import open_model
 from tests.benchmarks import pace
+from tests.converters.cases import CASES
 from tests.converters.oracles import Case, add_lora, assert_same_answers, make, to_gguf
-from tests.converters.test_families import CASES
 from tests.converters.test_peer_converter import ACCEPTED, REFUSED
 
 ROOT = Path(__file__).parents[2]

@@ -13,8 +13,8 @@ from typing import Any
 
 from edgekit.converters.checkpoint import Checkpoint
 from edgekit.converters.gguf import plan, presets, stream
+from tests.converters.cases import CASES
 from tests.converters.oracles import SIZES, Case, make
-from tests.converters.test_families import CASES
 
 LLAMA = "llama-3.2"
 SCALE = 16

@@ -16,9 +16,9 @@ from edgekit.converters.text_model import open_model
 from edgekit.errors import EdgekitError, InputError, UnsupportedModelError
 from edgekit.requirements import kv_cache, memory_by_context
 from tests import vocabularies
+from tests.converters.cases import CASES
 from tests.converters.oracles import make, to_gguf
 from tests.converters.quantizer import assert_same_tensors, quantize
-from tests.converters.test_families import CASES
 from tests.converters.test_gemma_phi_refusals import Shapes, metadata
 from tests.converters.test_spm import GEMMA_SPLIT, PREPEND, REPLACE, SPACE, added, trained, write
 

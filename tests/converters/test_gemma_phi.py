@@ -11,9 +11,9 @@ import pytest
 
 from edgekit.converters import columns
 from edgekit.converters.gguf import chunks, families, presets
+from tests.converters.cases import CASES
 from tests.converters.oracles import Case, add_lora, assert_same_answers, make, to_gguf
 from tests.converters.quantizer import assert_same_tensors, quantize
-from tests.converters.test_families import CASES
 from tests.converters.test_gemma_phi_refusals import CONFIGS, Config, Shapes, metadata
 
 

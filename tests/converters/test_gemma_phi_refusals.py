@@ -12,8 +12,8 @@ from edgekit.converters.checkpoint import Checkpoint
 from edgekit.converters.gguf import families, settings
 from edgekit.errors import InputError, UnsupportedModelError
 from edgekit.tensors import ALL, Float32, TensorInfo
+from tests.converters.cases import CASES
 from tests.converters.oracles import make
-from tests.converters.test_families import CASES
 
 Config = dict[str, Any]
 SIZES: Config = {
