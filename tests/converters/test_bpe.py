@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -230,3 +231,18 @@ def test_a_tokenizer_that_fails_on_a_text_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="tokenizers can't run it") as caught:
         worker.run(request)
     assert str(folder / "tokenizer.json") in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("charsmap", "message"),
+    [(b"", "tokenizers can't read it"), (b"\x04\0\0\0\xff\xff\xff\xff", "tokenizers can't run it")],
+)
+def test_a_tokenizer_that_panics_is_an_error(tmp_path: Path, charsmap: bytes, message: str) -> None:
+    """A panic in Rust is no Exception in Python; these two are of maps that lead nowhere, on loading and on a text."""
+    folder = write_llama(tmp_path)
+    vocabularies.write(read(folder), tmp_path / "v.gguf")
+    normalizer = {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(charsmap).decode()}
+    definition = json.dumps(tokenizer(384) | {"normalizer": normalizer})
+    request = worker.Prove(str(tmp_path / "v.gguf"), str(folder / "tokenizer.json"), ["a"], definition)
+    with pytest.raises(InputError, match=message):
+        worker.run(request)
