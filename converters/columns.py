@@ -70,5 +70,8 @@ def panel_columns(extent: Extent) -> int:
 
 
 def _grown(buffer: Bytes, nbytes: int) -> Bytes:
-    """A buffer of at least so many bytes: fresh pages would cost as much as turning what fills them."""
-    return buffer if buffer.nbytes >= nbytes else np.empty(nbytes, np.uint8)
+    """A buffer of at least so many bytes: fresh pages would cost as much as turning what fills them.
+
+    So it is made as large as it may become, of which only what is used takes memory.
+    """
+    return buffer if buffer.nbytes >= nbytes else np.empty(max(nbytes, PANEL_BYTES), np.uint8)
