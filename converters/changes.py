@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -164,6 +164,10 @@ class Product:
     pair: Pair
     weight: float
     transposed: bool
+
+    def turned(self) -> Product:
+        """The change to the matrix whose rows are this one's columns."""
+        return replace(self, transposed=not self.transposed)
 
     def load(self, read: Read, info: TensorInfo) -> Change:
         a, b = self.adapter.factor(self.pair.a), self.adapter.factor(self.pair.b)

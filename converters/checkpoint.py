@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from edgekit.converters.columns import Columns
 from edgekit.converters.dtypes import FLOATS, scratch, widen
 from edgekit.converters.fp8 import IGNORED_SUFFIXES, SCALE_SUFFIXES, Scale, check_quantization, make_scale
 from edgekit.converters.safetensors import Extent, SafetensorsFile
 from edgekit.errors import InputError, UnsupportedModelError
 from edgekit.files import inside, read_json, require_file, require_folder
-from edgekit.tensors import ALL, Float32, TensorInfo, span
+from edgekit.tensors import ALL, Float32, TensorInfo, span, turned
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -29,6 +30,7 @@ class Checkpoint:
         self.files: list[SafetensorsFile] = []
         self._places: dict[str, tuple[SafetensorsFile, Extent]] = {}
         self._scales: dict[str, Scale] = {}
+        self._columns = Columns()
         try:
             for path in shard_paths(folder):
                 self._add(SafetensorsFile(path))
@@ -54,11 +56,7 @@ class Checkpoint:
         file, extent = self._places[name]
         info = extent.info
         start, stop = span(rows, info.rows)
-        shape = info.part(stop - start)
-        if out is None:
-            out = np.empty(shape, np.float32)
-        elif out.shape != shape or not out.flags.c_contiguous:
-            raise ValueError(f"out has shape {out.shape}, the rows have {shape}")
+        out = _matching(out, info.part(stop - start))
         offset, nbytes = self._range(extent, start, stop)
         flat = out.reshape(-1)
         if info.dtype == "F32":
@@ -69,6 +67,16 @@ class Checkpoint:
             widen(raw, info.dtype, flat)
         if name in self._scales:
             self._scales[name].apply(out, start)
+        return out
+
+    def read_columns(self, name: str, columns: slice = ALL, out: Float32 | None = None) -> Float32:
+        file, extent = self._places[name]
+        if name in self._scales:
+            return turned(self, name, columns, out)
+        rows, width = extent.info.shape
+        start, stop = span(columns, width)
+        out = _matching(out, (stop - start, rows))
+        self._columns.read(name, file, extent, range(start, stop), out)
         return out
 
     def prefetch(self, name: str, rows: slice = ALL) -> None:
@@ -139,6 +147,14 @@ class Checkpoint:
                 )
             scales[name] = make_scale(self.read(beside), extent.info, name, file.path, self.config)
         self._scales = scales
+
+
+def _matching(out: Float32 | None, shape: tuple[int, ...]) -> Float32:
+    if out is None:
+        return np.empty(shape, np.float32)
+    if out.shape != shape or not out.flags.c_contiguous:
+        raise ValueError(f"out has shape {out.shape}, what is read has {shape}")
+    return out
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from edgekit.converters.changes import Change, LowRank, Part, Product, TokenValu
 from edgekit.converters.fit import Fit
 from edgekit.converters.places import HEAD, input_embedding, is_tied
 from edgekit.errors import AdapterError
-from edgekit.tensors import ALL, Float32, TensorInfo, TensorSource, span
+from edgekit.tensors import ALL, Float32, TensorInfo, TensorSource, span, turned
 
 FACTORS_CACHED = 4
 """Tensors whose factors are kept at once; threads work on neighbouring chunks."""
@@ -100,6 +100,19 @@ class Merged:
                 change.apply(out, start, stop)
         return out
 
+    def read_columns(self, name: str, columns: slice = ALL, out: Float32 | None = None) -> Float32:
+        parts = self._parts.get(name, ())
+        if name in self._starts or not all(isinstance(part, Product) and part.transposed for part in parts):
+            return turned(self, name, columns, out)
+        out = self.base.read_columns(self._stored(name), columns, out)
+        if parts:
+            with self._lock:
+                changes = self._loaded(name, by_columns=True)
+            start, stop = span(columns, self.info(name).shape[1])
+            for change in changes:
+                change.apply(out, start, stop)
+        return out
+
     def prefetch(self, name: str, rows: slice = ALL) -> None:
         if name not in self._starts:
             self.base.prefetch(self._stored(name), rows)
@@ -168,14 +181,17 @@ class Merged:
                 config["text_config"] = {**inner, "vocab_size": rows}
         return config
 
-    def _load(self, name: str) -> Sequence[Change]:
-        """The changes of a tensor, those that add products as one."""
+    def _load(self, name: str, by_columns: bool = False) -> Sequence[Change]:
+        """The changes of a tensor, those that add products as one; ``by_columns`` to its columns as rows."""
         info = self.info(name)
 
         def unchanged(start: int, stop: int) -> Float32:
             return self._unchanged(name, start, stop)
 
-        changes = [part.load(unchanged, info) for part in self._parts[name]]
+        parts = self._parts[name]
+        if by_columns:
+            parts = [part.turned() if isinstance(part, Product) else part for part in parts]
+        changes = [part.load(unchanged, info) for part in parts]
         products = [change for change in changes if isinstance(change, LowRank)]
         others = [change for change in changes if not isinstance(change, LowRank)]
         return [joined(products), *others] if products else others

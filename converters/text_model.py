@@ -84,6 +84,9 @@ class TextModel:
     def read(self, name: str, rows: slice = ALL, out: Float32 | None = None) -> Float32:
         return self._checkpoint.read(self._stored[name], rows, out)
 
+    def read_columns(self, name: str, columns: slice = ALL, out: Float32 | None = None) -> Float32:
+        return self._checkpoint.read_columns(self._stored[name], columns, out)
+
     def prefetch(self, name: str, rows: slice = ALL) -> None:
         self._checkpoint.prefetch(self._stored[name], rows)
 

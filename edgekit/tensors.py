@@ -62,6 +62,10 @@ class TensorSource(Protocol):
         """
         ...
 
+    def read_columns(self, name: str, columns: slice = ALL, out: Float32 | None = None) -> Float32:
+        """Columns of one matrix as rows, in float32, shape ``(n_columns, rows)``; ``out`` as in ``read``."""
+        ...
+
     def prefetch(self, name: str, rows: slice = ALL) -> None:
         """Tell the system that these rows are read soon; may do nothing."""
         ...
@@ -73,3 +77,12 @@ def span(rows: slice, length: int) -> tuple[int, int]:
     if step != 1:
         raise ValueError("rows are read in order: the slice's step must be 1")
     return start, max(start, stop)
+
+
+def turned(source: TensorSource, name: str, columns: slice = ALL, out: Float32 | None = None) -> Float32:
+    """What ``read_columns`` gives, of a source that reads rows only: the whole matrix is read for it."""
+    found = source.read(name)[:, columns].T
+    if out is None:
+        return np.ascontiguousarray(found)
+    out[...] = found
+    return out

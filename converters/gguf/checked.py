@@ -22,8 +22,8 @@ class Checked(msgspec.Struct, frozen=True):
     """The same with a LoRA on every linear layer merged; null where none is."""
     converter: str
     """Against llama.cpp's converter: "same" keys, tensors and bytes, what differs, or "" where it wasn't compared."""
-    speed: float
-    """Seconds per byte of converting it to Q4_K_M, as a ratio to Llama's in the same run."""
+    speed: dict[str, float]
+    """Quantization -> the processor's seconds per byte of converting to it, as a ratio to Llama's in the same run."""
     tokenizer: str
     """The tokenizer it comes with, and what that was proved on."""
 

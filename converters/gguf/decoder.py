@@ -11,7 +11,6 @@ import numpy as np
 
 from edgekit.converters.gguf.family import (
     F32,
-    STRING,
     U32,
     Entry,
     Mapped,
@@ -21,7 +20,7 @@ from edgekit.converters.gguf.family import (
     whole,
 )
 from edgekit.converters.gguf.presets import Model
-from edgekit.errors import InputError
+from edgekit.converters.gguf.rope import rope, rotation, scaled
 from edgekit.tensors import Float32, TensorSource
 
 ROPE_NEEDS = {
@@ -42,7 +41,8 @@ Transform = Callable[[Float32], Float32]
 class Line:
     """One module of a layer: the checkpoint's name, GGUF's, its weight's shape, and what happens to its rows.
 
-    A bias is taken along where the checkpoint has one, or as ``bias`` says.
+    A bias is taken along where the checkpoint has one, or as ``bias`` says. ``bare`` names a parameter by its whole
+    name instead of a module; what is ``optional`` may be missing.
     """
 
     module: str
@@ -51,6 +51,8 @@ class Line:
     unit: int = 1
     transform: Transform | None = None
     bias: bool | None = None
+    bare: bool = False
+    optional: bool = False
 
 
 def heads(config: Mapping[str, Any]) -> tuple[int, int]:
@@ -105,7 +107,7 @@ def metadata(
         Entry(f"{arch}.attention.head_count_kv", shared, U32),
     ]
     scaling = rope(config)
-    entries += _scaling(arch, scaling)
+    entries += scaled(arch, scaling)
     entries.append(Entry(f"{arch}.rope.freq_base", number(scaling, "rope_theta", 10_000.0), F32))
     entries.append(Entry(f"{arch}.attention.layer_norm_{kind}epsilon", number(config, epsilon, 1e-6), F32))
     # Without head_dim llama.cpp divides the hidden size by the heads too.
@@ -115,20 +117,6 @@ def metadata(
     if llama:
         entries.append(Entry(f"{arch}.vocab_size", whole(config, "vocab_size"), U32))
         entries.append(Entry(f"{arch}.rope.dimension_count", head_dim(config), U32))
-    return entries
-
-
-def _scaling(arch: str, scaling: Mapping[str, Any]) -> list[Entry]:
-    kind, key = scaling.get("rope_type"), f"{arch}.rope.scaling"
-    if kind not in {"linear", "yarn"}:
-        return []
-    entries = [
-        Entry(f"{key}.type", kind, STRING),
-        Entry(f"{key}.factor", number(scaling, "factor", 1.0), F32),
-    ]
-    if kind == "yarn":
-        context = whole(scaling, "original_max_position_embeddings")
-        entries.append(Entry(f"{key}.original_context_length", context, U32))
     return entries
 
 
@@ -143,30 +131,41 @@ def decoder(
     ``config`` is the source's unless the family fills something in.
     """
     config = source.config if config is None else config
-    hidden, vocab = whole(config, "hidden_size"), whole(config, "vocab_size")
-    top = [
-        Line("model.embed_tokens", "token_embd", (vocab, hidden)),
-        Line("model.norm", "output_norm", (hidden,), transform=norm),
-    ]
-    if config.get("tie_word_embeddings", False) is not True or "lm_head.weight" in source.names():
-        top.append(Line("lm_head", "output", (vocab, hidden)))
+    last = Line("model.norm", "output_norm", (whole(config, "hidden_size"),), transform=norm)
+    layers = [lines] * whole(config, "num_hidden_layers")
+    return stacked(source, top(source, config, last), layers) + rotation(config, head_dim(config))
+
+
+def top(source: TensorSource, config: Mapping[str, Any], norm: Line, tied: bool = False) -> list[Line]:
+    """Embedding, last norm, and the head unless it is the embedding; ``tied`` is what a silent config means."""
+    shape = whole(config, "vocab_size"), whole(config, "hidden_size")
+    lines = [Line("model.embed_tokens", "token_embd", shape, bias=norm.bias), norm]
+    if config.get("tie_word_embeddings", tied) is not True or "lm_head.weight" in source.names():
+        lines.append(Line("lm_head", "output", shape, bias=norm.bias))
+    return lines
+
+
+def stacked(source: TensorSource, top: Sequence[Line], layers: Sequence[Sequence[Line]]) -> list[Mapped]:
+    """The tensors of ``top``, then every layer's."""
     out = table(source, top, "", "")
-    for layer in range(whole(config, "num_hidden_layers")):
+    for layer, lines in enumerate(layers):
         out += table(source, lines, f"model.layers.{layer}.", f"blk.{layer}.")
-    return out + rotation(config)
+    return out
 
 
 def table(source: TensorSource, lines: Sequence[Line], prefix: str, gguf_prefix: str) -> list[Mapped]:
     """The tensors that lines of a table name, weights and the biases that are there."""
     out = []
     for line in lines:
-        for parameter in ("weight", "bias"):
-            name, shape = f"{prefix}{line.module}.{parameter}", line.shape
-            if parameter == "bias":
+        for parameter in ("",) if line.bare else (".weight", ".bias"):
+            name, shape = f"{prefix}{line.module}{parameter}", line.shape
+            if line.optional and not has(source, name):
+                continue
+            if parameter == ".bias":
                 if not (has(source, name) if line.bias is None else line.bias):
                     continue
                 shape = shape[:1]
-            gguf_name = f"{gguf_prefix}{line.gguf}.{parameter}"
+            gguf_name = f"{gguf_prefix}{line.gguf}{parameter}"
             out.append(Mapped(gguf_name, expect(source, name, shape), name, line.unit, line.transform))
     return out
 
@@ -205,6 +204,21 @@ def norms(config: Mapping[str, Any], transform: Transform | None = None, **names
     return [Line(name, short, (hidden,), transform=transform) for name, short in names.items()]
 
 
+def head_norms(
+    config: Mapping[str, Any],
+    transform: Transform | None = None,
+    *,
+    bias: bool | None = None,
+    suffix: str = "norm",
+) -> list[Line]:
+    """Norms over each head of q and k."""
+    size = (head_dim(config),)
+    return [
+        Line(f"self_attn.{kind}_{suffix}", f"attn_{kind}_norm", size, transform=transform, bias=bias)
+        for kind in "qk"
+    ]
+
+
 def plus_one(rows: Float32) -> Float32:
     """What norms multiply by whose weights are kept around zero."""
     return rows + np.float32(1)
@@ -228,48 +242,3 @@ class interleave:
     def __call__(self, rows: Float32) -> Float32:
         heads = rows.reshape(-1, 2, self.head_dim // 2, *rows.shape[1:])
         return np.ascontiguousarray(heads.swapaxes(1, 2)).reshape(rows.shape)
-
-
-def rope(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Rope parameters as transformers 5 writes them, from either of the two ways configs put them."""
-    merged = {"rope_theta": config.get("rope_theta", 10_000.0)}
-    old, new = config.get("rope_scaling"), config.get("rope_parameters")
-    if old and new and old != new:
-        raise unsupported("the rotation is described twice", f"{old} and {new}", "rope_parameters alone")
-    for key in ("rope_scaling", "rope_parameters"):
-        block = config.get(key) or {}
-        if not isinstance(block, dict):
-            raise InputError(f"config.json's {key} is unsound", found=block, expected="an object")
-        merged.update(block)
-    if "rope_type" not in merged and "type" in merged:
-        merged["rope_type"] = merged["type"]
-    return merged
-
-
-def rotation(config: Mapping[str, Any]) -> list[Mapped]:
-    """Llama 3.1's rotation factors as a tensor, where the config asks for them."""
-    scaling = rope(config)
-    if scaling.get("rope_type") != "llama3":
-        return []
-    factors = llama3_factors(scaling, head_dim(config))
-    return [Mapped("rope_freqs.weight", factors.shape, values=factors)]
-
-
-def llama3_factors(scaling: Mapping[str, Any], head_dim: int) -> Float32:
-    """Llama 3.1's divisors of each rotation frequency (transformers' _compute_llama3_parameters)."""
-    base = number(scaling, "rope_theta", 10_000.0)
-    low, high = number(scaling, "low_freq_factor", 1.0), number(scaling, "high_freq_factor", 4.0)
-    factor, context = (
-        number(scaling, "factor", 8.0),
-        number(scaling, "original_max_position_embeddings", 8192),
-    )
-    if high <= low:
-        raise unsupported("rope scaling with its bands swapped", f"{low} to {high}", "low below high")
-    # As torch rounds: x / tensor is x * (1 / tensor).
-    one = np.float32(1)
-    frequencies = one / (base ** (np.arange(0, head_dim, 2) / head_dim)).astype(np.float32)
-    wavelengths = one / frequencies * np.float32(2 * math.pi)
-    smooth = (one / wavelengths * np.float32(context) - np.float32(low)) / np.float32(high - low)
-    between = one / ((one - smooth) / np.float32(factor) + smooth)
-    factors = np.where(wavelengths < context / high, np.float32(1), between)
-    return np.where(wavelengths > context / low, np.float32(factor), factors).astype(np.float32)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from edgekit.converters.gguf.decoder import has
+from edgekit.converters.gguf import decoder
+from edgekit.converters.gguf.decoder import Line, has
 from edgekit.converters.gguf.family import U32, Entry, Mapped, Part, expect, unsupported, whole
 from edgekit.converters.gguf.limits import check_flag
+from edgekit.converters.gguf.presets import Model
 from edgekit.errors import InputError
 from edgekit.tensors import TensorSource
 
@@ -51,6 +54,21 @@ def metadata(arch: str, config: Mapping[str, Any], **lengths: str) -> list[Entry
         Entry(f"{arch}.expert_used_count", whole(config, "num_experts_per_tok"), U32),
         *(Entry(f"{arch}.{name}", whole(config, key), U32) for name, key in lengths.items()),
     ]
+
+
+def mixture(config: Mapping[str, Any]) -> Model:
+    """What the presets look at, of a decoder with experts."""
+    return replace(decoder.mixture(config), experts=count(config))
+
+
+def router(config: Mapping[str, Any], module: str = "mlp.gate") -> Line:
+    """What gives every expert its weight."""
+    return Line(module, "ffn_gate_inp", (count(config), whole(config, "hidden_size")), bias=False)
+
+
+def qwen_stacks(source: TensorSource, config: Mapping[str, Any]) -> list[Mapped]:
+    """Those of Qwen's checkpoints."""
+    return stacks(source, config, "mlp.experts", QWEN, whole(config, "moe_intermediate_size"))
 
 
 def stacks(

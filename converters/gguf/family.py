@@ -10,7 +10,7 @@ from gguf import GGUFValueType
 
 from edgekit.converters.gguf.presets import Model
 from edgekit.errors import InputError, UnsupportedModelError
-from edgekit.tensors import Float32, TensorSource
+from edgekit.tensors import Float32, TensorInfo, TensorSource
 
 U32, F32, STRING, BOOL, ARRAY = (
     GGUFValueType.UINT32,
@@ -32,11 +32,25 @@ class Entry:
 
 @dataclass(frozen=True)
 class Part:
-    """Rows ``start`` to ``stop`` of a checkpoint's tensor, counted as ``TensorSource.read`` counts them."""
+    """Rows ``start`` to ``stop`` of a checkpoint's tensor, counted as ``TensorSource.read`` counts them.
+
+    Or its ``columns``, which become rows.
+    """
 
     source: str
     start: int
     stop: int
+    columns: bool = False
+
+    def shape(self, info: TensorInfo) -> tuple[int, ...]:
+        """The shape that is read, of a tensor with ``info``."""
+        count = self.stop - self.start
+        return (count, info.shape[0]) if self.columns else info.part(count)
+
+    def read(self, source: TensorSource, out: Float32) -> None:
+        """Fill ``out``, which has that shape."""
+        read = source.read_columns if self.columns else source.read
+        read(self.source, slice(self.start, self.stop), out)
 
 
 @dataclass(frozen=True)

@@ -88,10 +88,3 @@ def check_scale(config: Mapping[str, Any], large: int) -> None:
         raise unsupported(
             "queries are scaled otherwise than llama.cpp does", found, f"query_pre_attn_scalar {expected}"
         )
-
-
-def check_layers(config: Mapping[str, Any], expected: Sequence[str]) -> None:
-    """Which layers see a window only is llama.cpp's to decide."""
-    found = config.get("layer_types", expected)
-    if found != expected:
-        raise unsupported("layers take turns otherwise than in llama.cpp", found, ", ".join(expected))

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from edgekit.converters.gguf import decoder, gemma, settings
+from edgekit.converters.gguf import decoder, gemma, settings, turns
 from edgekit.converters.gguf.family import F32, U32, Entry, Mapped, number, whole
 from edgekit.tensors import TensorSource
 
@@ -35,8 +35,7 @@ def check(config: Mapping[str, Any]) -> None:
     gemma.check_shared(config)
     gemma.check_fixed_head(config)
     gemma.check_scale(config, LARGE)
-    turns = ("sliding_attention", "full_attention")
-    gemma.check_layers(config, [turns[layer % 2] for layer in range(whole(config, "num_hidden_layers"))])
+    turns.check_order(config, turns.pattern(config, 2))
 
 
 def metadata(config: Mapping[str, Any]) -> list[Entry]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from edgekit.converters.gguf import decoder, gemma, gemma2, settings
+from edgekit.converters.gguf import decoder, gemma, gemma2, settings, turns
 from edgekit.converters.gguf.family import F32, U32, Entry, Mapped, number, unsupported, whole
+from edgekit.converters.gguf.turns import FULL, LOCAL
 from edgekit.errors import InputError
 from edgekit.tensors import TensorSource
 
@@ -17,7 +18,6 @@ IGNORED: Sequence[str] = gemma.IGNORED
 DEFAULTS = {**gemma.DEFAULTS, "max_position_embeddings": 131_072, "sliding_window": 4096}
 LARGE = 62
 """Layers of the 27B model."""
-LOCAL, GLOBAL = "sliding_attention", "full_attention"
 PATTERN = 6
 """Every sixth layer sees everything."""
 
@@ -31,7 +31,7 @@ def check(config: Mapping[str, Any]) -> None:
     if config.get("attn_logit_softcapping") is not None:
         raise unsupported("Gemma 3 has no cap on attention", config["attn_logit_softcapping"], "null")
     if _windowed(config):
-        gemma.check_layers({"layer_types": _layers(config)}, _pattern(config, PATTERN))
+        turns.check_order({"layer_types": _layers(config)}, turns.pattern(config, PATTERN))
 
 
 def metadata(config: Mapping[str, Any]) -> list[Entry]:
@@ -48,12 +48,10 @@ def metadata(config: Mapping[str, Any]) -> list[Entry]:
 
 def tensors(source: TensorSource) -> list[Mapped]:
     config = _plain(source.config)
-    size = decoder.head_dim(config)
     lines = [
         *decoder.norms(config, decoder.plus_one, **gemma2.NORMS),
         *decoder.attention(config),
-        decoder.Line("self_attn.q_norm", "attn_q_norm", (size,), transform=decoder.plus_one),
-        decoder.Line("self_attn.k_norm", "attn_k_norm", (size,), transform=decoder.plus_one),
+        *decoder.head_norms(config, decoder.plus_one),
         *decoder.gated(config),
     ]
     return gemma.mapped(source, lines, config)
@@ -61,33 +59,26 @@ def tensors(source: TensorSource) -> list[Mapped]:
 
 def _windowed(config: Mapping[str, Any]) -> bool:
     """Whether any layer has a window."""
-    return any(kind != GLOBAL for kind in _layers(config))
+    return any(kind != FULL for kind in _layers(config))
 
 
 def _layers(config: Mapping[str, Any]) -> list[str]:
     """What each layer sees, which older configs say by the number of layers from one that sees everything on."""
-    kinds = config.get("layer_types", _pattern(config, whole(config, "sliding_window_pattern", PATTERN)))
+    kinds = config.get("layer_types", turns.pattern(config, whole(config, "sliding_window_pattern", PATTERN)))
     if not isinstance(kinds, list):
         raise InputError("config.json's layer_types are unsound", found=kinds, expected="a list")
     return kinds
 
 
-def _pattern(config: Mapping[str, Any], pattern: int) -> list[str]:
-    layers = range(whole(config, "num_hidden_layers"))
-    return [LOCAL if (layer + 1) % pattern else GLOBAL for layer in layers]
-
-
 def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config with the rotation of full layers where one rotation is put, and the other's base beside it."""
     config = settings.completed(config, DEFAULTS)
-    blocks = config.pop("rope_parameters", {})
-    if not isinstance(blocks, dict) or not set(blocks) <= {LOCAL, GLOBAL}:
-        raise unsupported("rope_parameters aren't by kind of layer", blocks, f"{GLOBAL} and {LOCAL}")
-    full, local, scaling = blocks.get(GLOBAL) or {}, blocks.get(LOCAL) or {}, config.get("rope_scaling", {})
-    if not all(isinstance(block, dict) for block in (full, local, scaling)):
-        raise InputError("config.json's rope_parameters are unsound", found=blocks, expected="objects")
-    if local.get("rope_type", "default") != "default":
-        raise unsupported("a rope scaling in layers with a window", local["rope_type"], "default")
+    blocks, scaling = turns.rotations(config), config.get("rope_scaling", {})
+    full, local = blocks[FULL], blocks[LOCAL]
+    if not isinstance(scaling, dict):
+        raise InputError("config.json's rope_scaling is unsound", found=scaling, expected="an object")
+    turns.check_scaling(blocks, LOCAL, "default")
+    config.pop("rope_parameters", None)
     base = config.get("rope_local_base_freq", 10_000.0)
     return {
         **config,

@@ -9,6 +9,7 @@ from typing import Any
 from gguf import TokenType
 
 from edgekit.converters.gguf import spm, tokenizer_json
+from edgekit.converters.gguf.pieces import ADDED_SCORE
 from edgekit.converters.gguf.sentencepiece import SPACE
 from edgekit.converters.gguf.tokenizer_json import TokenizerJson
 from edgekit.converters.gguf.vocabulary import Surroundings, Vocabulary
@@ -58,7 +59,7 @@ def convert(tokenizer: TokenizerJson, files: Surroundings, size: int) -> Vocabul
         pre="",
         types=[TokenType.USER_DEFINED if token in SHOWN else kind for token, kind in kinds],
         merges=[f"{left} {right}" for left, right in pairs],
-        scores=[spm.ADDED_SCORE] * size,
+        scores=[ADDED_SCORE] * size,
         add={**pieces.add, "bos": True},
     )
 

@@ -16,7 +16,7 @@ from edgekit.converters.openfile import OpenFile
 from edgekit.errors import InputError, UnsupportedModelError
 from edgekit.gguf_header import GgufArray, GgufTensor
 from edgekit.gguf_shards import read_shards
-from edgekit.tensors import ALL, Float32, TensorInfo, span
+from edgekit.tensors import ALL, Float32, TensorInfo, span, turned
 
 ROTATED = frozenset({"llama", "granite", "smollm3"})
 """Architectures whose q and k rows GGUF holds as the interleaved pairs that llama.cpp rotates."""
@@ -180,6 +180,9 @@ class GgufSource:
         if whole is not out:
             out[...] = whole[start - first : stop - first]
         return out
+
+    def read_columns(self, name: str, columns: slice = ALL, out: Float32 | None = None) -> Float32:
+        return turned(self, name, columns, out)
 
     def prefetch(self, name: str, rows: slice = ALL) -> None:
         file, tensor = self._places[self._gguf_names[name]]

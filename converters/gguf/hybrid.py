@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from edgekit.converters.gguf.decoder import Line, table
+from edgekit.converters.gguf.decoder import Line, stacked, top
 from edgekit.converters.gguf.family import Mapped, unsupported, whole
 from edgekit.tensors import TensorSource
 
@@ -30,14 +30,8 @@ def tensors(
 
     It is called with the prefixes of a layer's tensors in the checkpoint and in GGUF.
     """
-    hidden, vocab = whole(config, "hidden_size"), whole(config, "vocab_size")
-    top = [Line("model.embed_tokens", "token_embd", (vocab, hidden), bias=False), norm]
-    if config.get("tie_word_embeddings") is not True or "lm_head.weight" in source.names():
-        top.append(Line("lm_head", "output", (vocab, hidden), bias=False))
-    out = table(source, top, "", "")
+    out = stacked(source, top(source, config, norm), [lines[kind] for kind in layers])
     for layer, kind in enumerate(layers):
-        prefix, gguf_prefix = f"model.layers.{layer}.", f"blk.{layer}."
-        out += table(source, lines[kind], prefix, gguf_prefix)
         if kind == next(iter(lines)):
-            out += more(prefix, gguf_prefix)
+            out += more(f"model.layers.{layer}.", f"blk.{layer}.")
     return out

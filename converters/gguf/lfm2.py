@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from edgekit.converters.gguf import decoder, hybrid, limits, qwen2
+from edgekit.converters.gguf import decoder, hybrid, limits, qwen2, settings
 from edgekit.converters.gguf.decoder import Line
-from edgekit.converters.gguf.family import ARRAY, U32, Entry, Mapped, expect, number, unsupported, whole
+from edgekit.converters.gguf.family import U32, Entry, Mapped, expect, number, unsupported, whole
 from edgekit.converters.gguf.presets import Model
 from edgekit.tensors import TensorSource
 
@@ -39,10 +39,10 @@ def check(config: Mapping[str, Any]) -> None:
 def metadata(config: Mapping[str, Any]) -> list[Entry]:
     config = _filled(config)
     heads = [config["num_key_value_heads"] if kind != "conv" else 0 for kind in _kinds(config)]
-    scalar = f"{ARCH}.attention.head_count_kv"
     return [
-        *(e for e in decoder.metadata(ARCH, config, llama=False) if e.key != scalar),
-        Entry(scalar, heads, ARRAY),
+        *settings.varied(
+            ARCH, decoder.metadata(ARCH, config, llama=False), {"attention.head_count_kv": heads}
+        ),
         Entry(f"{ARCH}.vocab_size", whole(config, "vocab_size"), U32),
         Entry(f"{ARCH}.shortconv.l_cache", whole(config, "conv_L_cache"), U32),
     ]
@@ -94,8 +94,7 @@ def _attention(config: Mapping[str, Any]) -> list[Line]:
         *_feed_forward(config),
         *projections,
         replace(output, module="self_attn.out_proj"),
-        Line("self_attn.q_layernorm", "attn_q_norm", (decoder.head_dim(config),), bias=False),
-        Line("self_attn.k_layernorm", "attn_k_norm", (decoder.head_dim(config),), bias=False),
+        *decoder.head_norms(config, bias=False, suffix="layernorm"),
     ]
 
 

@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from edgekit.converters.gguf.decoder import rope
 from edgekit.converters.gguf.family import number, unsupported, whole
+from edgekit.converters.gguf.rope import rope
 
 YARN = {
     "beta_fast": (None, 32), "beta_slow": (None, 1), "truncate": (None, True), "attention_factor": (None,),

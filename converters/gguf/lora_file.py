@@ -23,7 +23,7 @@ from edgekit.converters.gguf.decoder import interleave
 from edgekit.converters.gguf.delta_net import Tiled
 from edgekit.converters.gguf.family import Mapped, Part
 from edgekit.converters.lora import refusal
-from edgekit.converters.places import CONV1D, is_tied, tensor_of
+from edgekit.converters.places import is_tied, tensor_of
 from edgekit.errors import AdapterError
 from edgekit.tensors import Float32, TensorSource
 
@@ -150,23 +150,19 @@ def _factors(
     pair, transform = pairs[changed[0].source], mapped.transform
     if mapped.name in UNAPPLIED:
         raise refusal(adapter, [f"{pair.module}: llama.cpp applies no adapter there; merge it instead"])
-    transposed = base.config.get("model_type") in CONV1D
-    # What transposes a base weight would undo what LoRA stores the right way round.
-    if len(mapped.sources) > 1 or not (
-        transposed or transform is None or isinstance(transform, interleave | Tiled)
-    ):
+    if len(mapped.sources) > 1 or not (transform is None or isinstance(transform, interleave | Tiled)):
         raise refusal(adapter, [f"{pair.module}: becomes part of {mapped.name}; merge it instead"])
     shape_a, shape_b = adapter.factor_shape(pair.a), adapter.factor_shape(pair.b)
-    rows = shape_b[0] if transposed else sum(part.stop - part.start for part in parts)
+    rows = sum(part.stop - part.start for part in parts)
 
     def right() -> Float32:
         values = adapter.factor(pair.a)
         return transform(values) if isinstance(transform, Tiled) else values
 
     def left() -> Float32:
+        # A base's columns that become rows are outputs too, and so are rows of B.
         values = adapter.factor(pair.b)
-        if not transposed:
-            values = np.concatenate([values[part.start : part.stop] for part in parts])
+        values = np.concatenate([values[part.start : part.stop] for part in parts])
         if isinstance(transform, interleave):
             values = transform(values)
         return np.ascontiguousarray(values * np.float32(pair.scale * pair.rank / alpha))

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from edgekit.converters.gguf import decoder, experts, limits
-from edgekit.converters.gguf.decoder import Line
 from edgekit.converters.gguf.family import Entry, Mapped, whole
 from edgekit.converters.gguf.presets import Model
 from edgekit.tensors import TensorSource
@@ -45,14 +43,11 @@ def tensors(source: TensorSource) -> list[Mapped]:
     lines = [
         *decoder.norms(config, input_layernorm="attn_norm", post_attention_layernorm="ffn_norm"),
         *decoder.attention(config, rotated=True, bias=False, output_bias=False),
-        Line(
-            f"{block}.gate", "ffn_gate_inp", (experts.count(config), whole(config, "hidden_size")), bias=False
-        ),
+        experts.router(config, f"{block}.gate"),
     ]
     stacks = experts.stacks(source, config, f"{block}.experts", EXPERTS, whole(config, "intermediate_size"))
     return [*decoder.decoder(source, lines, config=config), *stacks]
 
 
 def mixture(config: Mapping[str, Any]) -> Model:
-    config = {**DEFAULTS, **config}
-    return replace(decoder.mixture(config), experts=experts.count(config))
+    return experts.mixture({**DEFAULTS, **config})

@@ -11,6 +11,7 @@ import numpy as np
 from edgekit.converters.gguf import decoder, limits, settings
 from edgekit.converters.gguf.decoder import Line
 from edgekit.converters.gguf.family import F32, U32, Entry, Mapped, number, unsupported, whole
+from edgekit.converters.gguf.rope import rope
 from edgekit.errors import InputError
 from edgekit.tensors import TensorSource
 
@@ -36,12 +37,12 @@ mixture = decoder.mixture
 
 def check(config: Mapping[str, Any]) -> None:
     if config.get(ORIGINAL) is not None:
-        settings.fixed(decoder.rope(config), **{ORIGINAL: config[ORIGINAL]})
+        settings.fixed(rope(config), **{ORIGINAL: config[ORIGINAL]})
     config = settings.completed(config, DEFAULTS)
     limits.check_head_size(config)
     settings.fixed(config, is_causal=True)
     decoder.check(config, ropes=("default", *LONG))
-    scaling = decoder.rope(config)
+    scaling = rope(config)
     if unknown := sorted(set(scaling) - KNOWN):
         raise unsupported("a rope scaling with keys that aren't understood", ", ".join(unknown), "LongRoPE's")
     if scaling.get("rope_type", "default") == "default" and any(key in scaling for key in FACTORS):
@@ -89,12 +90,12 @@ def tensors(source: TensorSource) -> list[Mapped]:
 
 def _original(config: Mapping[str, Any]) -> int:
     """The context that the model was trained with before it was stretched."""
-    return whole(decoder.rope(config), ORIGINAL, whole(config, ORIGINAL))
+    return whole(rope(config), ORIGINAL, whole(config, ORIGINAL))
 
 
 def _factors(config: Mapping[str, Any]) -> dict[str, list[float]]:
     """LongRoPE's divisors of each rotation frequency by their name; none for a model without."""
-    scaling, size = decoder.rope(config), settings.rotated_size(config, 1.0)
+    scaling, size = rope(config), settings.rotated_size(config, 1.0)
     if scaling.get("rope_type") not in LONG:
         return {}
     for key in FACTORS:
@@ -108,7 +109,7 @@ def _factors(config: Mapping[str, Any]) -> dict[str, list[float]]:
 
 def _attention_factor(config: Mapping[str, Any]) -> float:
     """What LongRoPE scales attention by (transformers' _compute_longrope_parameters)."""
-    scaling, original = decoder.rope(config), _original(config)
+    scaling, original = rope(config), _original(config)
     stretched = number(scaling, "factor", whole(config, "max_position_embeddings") / original)
     usual = math.sqrt(1 + math.log(stretched) / math.log(original)) if stretched > 1 else 1.0
     return number(scaling, "attention_factor", usual)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from edgekit.converters.gguf import decoder, experts, limits, qwen2
@@ -52,18 +51,14 @@ def tensors(source: TensorSource) -> list[Mapped]:
     lines = [
         *decoder.norms(config, input_layernorm="attn_norm", post_attention_layernorm="ffn_norm"),
         *decoder.attention(config, bias=bool(config["qkv_bias"]), output_bias=False),
-        Line("mlp.gate", "ffn_gate_inp", (experts.count(config), hidden), bias=False),
+        experts.router(config),
         Line("mlp.shared_expert_gate", "ffn_gate_inp_shexp", (1, hidden), bias=False),
         Line("mlp.shared_expert.gate_proj", "ffn_gate_shexp", (shared, hidden), bias=False),
         Line("mlp.shared_expert.up_proj", "ffn_up_shexp", (shared, hidden), bias=False),
         Line("mlp.shared_expert.down_proj", "ffn_down_shexp", (hidden, shared), bias=False),
     ]
-    stacks = experts.stacks(
-        source, config, "mlp.experts", experts.QWEN, whole(config, "moe_intermediate_size")
-    )
-    return [*decoder.decoder(source, lines, config=config), *stacks]
+    return [*decoder.decoder(source, lines, config=config), *experts.qwen_stacks(source, config)]
 
 
 def mixture(config: Mapping[str, Any]) -> Model:
-    config = {**DEFAULTS, **config}
-    return replace(decoder.mixture(config), experts=experts.count(config))
+    return experts.mixture({**DEFAULTS, **config})

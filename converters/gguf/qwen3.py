@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edgekit.converters.gguf import decoder, limits, qwen2
-from edgekit.converters.gguf.decoder import Line
 from edgekit.converters.gguf.family import Entry, Mapped
 from edgekit.converters.gguf.presets import Model
 from edgekit.tensors import TensorSource
@@ -33,12 +32,10 @@ def metadata(config: Mapping[str, Any]) -> list[Entry]:
 
 def tensors(source: TensorSource) -> list[Mapped]:
     config = {**DEFAULTS, **source.config}
-    size = (decoder.head_dim(config),)
     lines = [
         *decoder.norms(config, input_layernorm="attn_norm", post_attention_layernorm="ffn_norm"),
         *decoder.attention(config, bias=False, output_bias=False),
-        Line("self_attn.q_norm", "attn_q_norm", size),
-        Line("self_attn.k_norm", "attn_k_norm", size),
+        *decoder.head_norms(config),
         *decoder.gated(config, bias=False),
     ]
     return decoder.decoder(source, lines, config=config)

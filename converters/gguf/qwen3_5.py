@@ -9,6 +9,7 @@ from edgekit.converters.gguf import decoder, delta_net, hybrid, limits, settings
 from edgekit.converters.gguf.decoder import Line
 from edgekit.converters.gguf.family import ARRAY, U32, Entry, Mapped, unsupported, whole
 from edgekit.converters.gguf.presets import Model
+from edgekit.converters.gguf.rope import rope
 from edgekit.tensors import TensorSource
 
 ARCHITECTURES: Sequence[str] = ("Qwen3_5ForCausalLM",)
@@ -60,8 +61,7 @@ def tensors(source: TensorSource) -> list[Mapped]:
         # Each head's query, then its gate.
         Line("self_attn.q_proj", "attn_q", (2 * count * size, hidden), bias=False),
         *others,
-        Line("self_attn.q_norm", "attn_q_norm", (size,), transform=decoder.plus_one, bias=False),
-        Line("self_attn.k_norm", "attn_k_norm", (size,), transform=decoder.plus_one, bias=False),
+        *decoder.head_norms(config, decoder.plus_one, bias=False),
     ]
     norm = Line("model.norm", "output_norm", (hidden,), transform=decoder.plus_one, bias=False)
     lines = {"linear_attention": [*both, *delta_net.lines(config)], "full_attention": [*both, *full]}
@@ -89,7 +89,7 @@ def _kinds(config: Mapping[str, Any]) -> list[str]:
 
 
 def _sections(config: Mapping[str, Any]) -> list[int]:
-    found = decoder.rope(config).get("mrope_section", SECTIONS)
+    found = rope(config).get("mrope_section", SECTIONS)
     if (
         not isinstance(found, list)
         or len(found) != 3

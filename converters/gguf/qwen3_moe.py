@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from edgekit.converters.gguf import decoder, experts, limits, qwen2
-from edgekit.converters.gguf.decoder import Line
-from edgekit.converters.gguf.family import Entry, Mapped, unsupported, whole
+from edgekit.converters.gguf.family import Entry, Mapped, unsupported
 from edgekit.converters.gguf.presets import Model
 from edgekit.tensors import TensorSource
 
@@ -43,20 +41,14 @@ def metadata(config: Mapping[str, Any]) -> list[Entry]:
 
 def tensors(source: TensorSource) -> list[Mapped]:
     config = {**DEFAULTS, **source.config}
-    size = (decoder.head_dim(config),)
     lines = [
         *decoder.norms(config, input_layernorm="attn_norm", post_attention_layernorm="ffn_norm"),
         *decoder.attention(config, bias=False, output_bias=False),
-        Line("self_attn.q_norm", "attn_q_norm", size),
-        Line("self_attn.k_norm", "attn_k_norm", size),
-        Line("mlp.gate", "ffn_gate_inp", (experts.count(config), whole(config, "hidden_size")), bias=False),
+        *decoder.head_norms(config),
+        experts.router(config),
     ]
-    stacks = experts.stacks(
-        source, config, "mlp.experts", experts.QWEN, whole(config, "moe_intermediate_size")
-    )
-    return [*decoder.decoder(source, lines, config=config), *stacks]
+    return [*decoder.decoder(source, lines, config=config), *experts.qwen_stacks(source, config)]
 
 
 def mixture(config: Mapping[str, Any]) -> Model:
-    config = {**DEFAULTS, **config}
-    return replace(decoder.mixture(config), experts=experts.count(config))
+    return experts.mixture({**DEFAULTS, **config})

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 from gguf import TokenType
 
-from edgekit.converters.gguf import pretokenizers, spm, tokenizer_json
+from edgekit.converters.gguf import pieces, pretokenizers, tokenizer_json
 from edgekit.converters.gguf.tokenizer_json import AddedToken, Slots
 from edgekit.converters.gguf.vocabulary import Surroundings, Vocabulary
 from edgekit.errors import InputError, UnsupportedModelError
@@ -137,7 +137,7 @@ def from_tiktoken(files: Surroundings, name: str, size: int) -> Vocabulary:
         tokens = {base64.b64decode(token, validate=True): int(rank) for token, rank in lines}
     except ValueError as error:
         raise InputError("not a readable tiktoken file", path=path, found=str(error)) from error
-    added = spm.added_tokens(files)
+    added = pieces.added_tokens(files)
     if not added and len(tokens) == LLAMA_3_RANKS:
         reserved = [f"<|reserved_special_token_{i}|>" for i in range(3, 256 - len(_LLAMA_3_SPECIALS) + 3)]
         texts = [*_LLAMA_3_SPECIALS, *reserved]

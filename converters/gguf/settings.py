@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edgekit.converters.gguf import decoder
-from edgekit.converters.gguf.family import Entry, Mapped, number, unsupported
+from edgekit.converters.gguf.family import ARRAY, Entry, Mapped, number, unsupported
+from edgekit.converters.gguf.rope import rope
 from edgekit.errors import InputError
 
 BASE = 10_000.0
@@ -25,9 +26,23 @@ def fixed(config: Mapping[str, Any], **values: object) -> None:
             raise unsupported(f"{key} is set to what llama.cpp doesn't compute", config[key], repr(value))
 
 
+def switches(config: Mapping[str, Any], *keys: str) -> None:
+    """Refuse what is neither on nor off."""
+    for key in keys:
+        if not isinstance(config[key], bool):
+            raise InputError(f"config.json's {key} is unsound", found=config[key], expected="true or false")
+
+
+def varied(arch: str, entries: Sequence[Entry], values: Mapping[str, Sequence[int]]) -> list[Entry]:
+    """Metadata with a list, one value a layer, for each of these keys whose values aren't all the same."""
+    lists = {f"{arch}.{key}": list(found) for key, found in values.items() if len(set(found)) > 1}
+    kept = [entry for entry in entries if entry.key not in lists]
+    return [*kept, *(Entry(key, found, ARRAY) for key, found in lists.items())]
+
+
 def usual_base(config: Mapping[str, Any]) -> None:
     """Refuse a rotation's base that is not the one of a family whose files don't give it."""
-    found = number(decoder.rope(config), "rope_theta", BASE)
+    found = number(rope(config), "rope_theta", BASE)
     if found != BASE:
         raise unsupported("another rotation base than the family's", found, f"rope_theta {BASE:.0f}")
 
@@ -60,7 +75,7 @@ def biased(tensors: Sequence[Mapped], *modules: str) -> list[Mapped]:
 def rotated_size(config: Mapping[str, Any], default: float) -> int:
     """How much of a head is rotated where only part of it is (``partial_rotary_factor``)."""
     name = "partial_rotary_factor"
-    given = [found for found in (decoder.rope(config).get(name), config.get(name)) if found is not None]
+    given = [found for found in (rope(config).get(name), config.get(name)) if found is not None]
     share = number({name: given[0]} if given else {}, name, default)
     head = decoder.head_dim(config)
     size = int(head * share)

@@ -9,19 +9,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from gguf import TokenType
 
-from edgekit.converters.gguf import sentencepiece, spaces, tokenizer_json
+from edgekit.converters.gguf import pieces, sentencepiece, spaces, tokenizer_json
+from edgekit.converters.gguf.pieces import ADDED_SCORE, PAD_SCORE, put_added
 from edgekit.converters.gguf.sentencepiece import SPACE
 from edgekit.converters.gguf.tokenizer_json import AddedToken, Slots, TokenizerJson
 from edgekit.converters.gguf.vocabulary import Limit, Surroundings, Vocabulary
 from edgekit.errors import UnsupportedModelError
-from edgekit.files import MALFORMED, inside, read_json
+from edgekit.files import inside
 
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
-ADDED_SCORE, PAD_SCORE = -1000.0, -10000.0
-"""What llama.cpp's converter gives tokens that no merge should make."""
 
 
 def convert(tokenizer: TokenizerJson, files: Surroundings, size: int) -> Vocabulary:
@@ -87,51 +85,25 @@ def from_model(model: sentencepiece.Model, files: Surroundings, size: int) -> Vo
             expected="none of them but escape_whitespaces",
         )
     _check_bytes(vocab, model.path)
-    slots = Slots(size, model.path)
-    for index, (piece, kind) in enumerate(zip(model.pieces, model.types, strict=True)):
-        text = piece.replace(SPACE, " ") if kind == TokenType.USER_DEFINED else piece
-        slots.put(text, index, kind)
-    added = added_tokens(files)
-    put_added(slots, added, replace=True)
     template = files.chat_template()
-    controls = {t: i for i, t in enumerate(slots.tokens) if slots.types[i] != TokenType.NORMAL}
-    scores = [*model.scores, *[PAD_SCORE] * (size - len(model.scores))]
-    for token in added:
-        scores[token.id] = ADDED_SCORE
+    found = pieces.fill(model, files, size, template)
     config = files.tokenizer_config
     return Vocabulary(
         model="llama",
         pre="default",
-        tokens=slots.tokens,
-        types=slots.types,
+        tokens=found.slots.tokens,
+        types=found.slots.types,
         merges=(),
-        ids=model.ids | files.special_ids(controls, size),
+        ids=found.ids,
         add={"bos": bool(config.get("add_bos_token", True)), "eos": bool(config.get("add_eos_token", False))},
         chat_template=template,
         file=sentencepiece.FILE,
         ends=frozenset(files.ends(size)),
-        scores=scores,
+        scores=found.scores,
         flags={} if model.dummy_prefix else {"add_space_prefix": False},
-        reference=partial(_reference, model, slots, added),
-        limits=tokenizer_json.strip_limits(added, template, model.path),
+        reference=partial(_reference, model, found.slots, found.added),
+        limits=found.limits,
     )
-
-
-def added_tokens(files: Surroundings) -> list[AddedToken]:
-    """Tokens of added_tokens.json and of tokenizer_config.json's ``added_tokens_decoder``."""
-    found: dict[int, AddedToken] = {}
-    with tokenizer_json.malformed(files.folder / "added_tokens.json"):
-        if (files.folder / "added_tokens.json").exists():
-            for text, index in read_json(inside(files.folder, "added_tokens.json")).items():
-                found[int(index)] = AddedToken(int(index), str(text))
-    path = files.folder / "tokenizer_config.json"
-    with tokenizer_json.malformed(path):
-        for key, entry in files.tokenizer_config.get("added_tokens_decoder", {}).items():
-            try:
-                found[int(key)] = msgspec.convert({"id": int(key)} | entry, AddedToken)
-            except MALFORMED as error:
-                raise ValueError(str(error)) from error
-    return list(found.values())
 
 
 def _scores(folder: Path, vocab: Mapping[str, int], pairs: Sequence[tuple[str, str]]) -> dict[str, float]:
@@ -157,23 +129,6 @@ def _check_bytes(vocab: Mapping[str, int], path: Path) -> None:
             found=", ".join(missing[:4]),
             expected="<0x00> to <0xFF>",
         )
-
-
-def put_added(
-    slots: Slots, added: Sequence[AddedToken], merged: set[str] | None = None, *, replace: bool = False
-) -> None:
-    """Put added tokens over the pieces; those in ``merged`` that hold spaces stay pieces."""
-    for token in added:
-        kind, text = tokenizer_json.added_type(token), token.content
-        before = slots.tokens[token.id] if 0 <= token.id < len(slots.tokens) else ""
-        if kind == TokenType.USER_DEFINED and SPACE in text:
-            if text in (merged or ()):
-                continue  # found by merging, as text never holds it before spaces are replaced
-            text = text.replace(SPACE, " ")
-        if before and slots.types[token.id] == TokenType.UNKNOWN:
-            kind = TokenType.UNKNOWN
-        slots.put(text, token.id, kind, replace=replace or before == token.content)
-    slots.check()
 
 
 def _first_limit(

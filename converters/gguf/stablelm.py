@@ -67,6 +67,6 @@ def _head_norms(source: TensorSource, layer: int) -> list[Mapped]:
         names = [
             f"model.layers.{layer}.self_attn.{kind}_layernorm.norms.{head}.weight" for head in range(heads)
         ]
-        parts = tuple(Part(name, 0, *expect(source, name, (size,))) for name in names)
+        parts = tuple(Part(name, 0, expect(source, name, (size,))[0]) for name in names)
         out.append(Mapped(f"blk.{layer}.attn_{kind}_norm.weight", (heads, size), parts=parts))
     return out

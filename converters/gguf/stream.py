@@ -18,17 +18,12 @@ from gguf import GGMLQuantizationType as Q
 from threadpoolctl import threadpool_limits
 
 from edgekit.converters.gguf import ggml, imatrix
+from edgekit.converters.gguf.chunks import WINDOW, Chunk, chunks, pieces, windows
 from edgekit.converters.gguf.family import Mapped, Part
 from edgekit.converters.gguf.output import Output
 from edgekit.converters.gguf.plan import Placed, Plan
 from edgekit.errors import InputError
-from edgekit.tensors import Float32, TensorSource
-
-CHUNK_ELEMENTS = 256 * 1024
-"""Weights in a chunk: 1 MB of float32, so that a chunk stays in a core's cache from reading to writing."""
-
-WINDOW = 8
-"""Chunks that the system is asked to read ahead at once: asking for each took as long as reading it."""
+from edgekit.tensors import ALL, Float32, TensorSource
 
 GRIDS = frozenset({Q.IQ1_S, Q.IQ1_M, Q.IQ2_XXS, Q.IQ2_XS, Q.IQ2_S, Q.IQ3_XXS, Q.IQ3_S})
 """Types whose quantizers abort on NaNs, infinities and overflows."""
@@ -38,15 +33,6 @@ MODERATE = 1e15
 Prove = Callable[[Path], None]
 Report = Callable[[str, int], None]
 """Called with a tensor's name and the number of its weights just done."""
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """What is read, changed, quantized and written at once: rows from ``at`` on of the tensor at ``index``."""
-
-    index: int
-    parts: tuple[Part, ...]
-    at: int = 0
 
 
 @dataclass
@@ -130,13 +116,20 @@ class _Pass:
         return chunk
 
     def _prefetch(self, part: Part) -> None:
-        self.source.prefetch(part.source, slice(part.start, part.stop))
+        # Every row holds some of any column.
+        self.source.prefetch(part.source, ALL if part.columns else slice(part.start, part.stop))
+
+    def _pieces(self) -> Iterator[Chunk]:
+        while chunk := self._take():
+            yield from pieces(chunk, self.source)
 
     def _work(self) -> None:
         try:
             worker = _Worker(self)
-            while not self._stop.is_set() and (chunk := self._take()):
-                worker.do(chunk)
+            for piece in self._pieces():
+                if self._stop.is_set():
+                    return
+                worker.do(piece)
         except BaseException:
             self._stop.set()
             raise
@@ -172,7 +165,7 @@ class _Worker:
         if tensor.values is not None:
             return tensor.values.size
         info = self.shared.source.info
-        return sum(int(np.prod(info(part.source).part(part.stop - part.start))) for part in chunk.parts)
+        return sum(int(np.prod(part.shape(info(part.source)))) for part in chunk.parts)
 
     def _copy(self, output: Output, placed: Placed, chunk: Chunk) -> None:
         """Rows of a GGUF base that stay as they are stored."""
@@ -189,14 +182,13 @@ class _Worker:
         if tensor.values is not None:
             self.finite = True
             return tensor.values.reshape(-1, columns)
-        shapes = [self.shared.source.info(p.source).part(p.stop - p.start) for p in chunk.parts]
+        shapes = [part.shape(self.shared.source.info(part.source)) for part in chunk.parts]
         sizes = [int(np.prod(shape)) for shape in shapes]
         if self.rows.size < sum(sizes):
             self.rows = np.empty(sum(sizes), np.float32)
         done = 0
         for part, shape, size in zip(chunk.parts, shapes, sizes, strict=True):
-            out = self.rows[done : done + size].reshape(shape)
-            self.shared.source.read(part.source, slice(part.start, part.stop), out)
+            part.read(self.shared.source, self.rows[done : done + size].reshape(shape))
             done += size
         self.finite = _is_finite(self.rows[:done])
         if not self.finite and not self.shared.allow_nonfinite:
@@ -265,35 +257,3 @@ def _unsound(tensor: Mapped, holder: str) -> InputError:
         expected="finite weights",
         next_step="check the checkpoint and the adapter; for F16, try BF16; --allow-nonfinite writes them where it can",
     )
-
-
-def windows(todo: Sequence[Chunk]) -> list[Part | None]:
-    """What to read ahead at each chunk: up to ``WINDOW`` chunks' rows of one tensor where they start, or nothing."""
-    ahead: list[Part | None] = [None] * len(todo)
-    first = 0
-    for i, chunk in enumerate(todo):
-        if not chunk.parts:
-            continue
-        part, begun = chunk.parts[0], ahead[first]
-        if begun and begun.source == part.source and begun.stop == part.start and i - first < WINDOW:
-            ahead[first] = Part(part.source, begun.start, part.stop)
-        else:
-            first, ahead[i] = i, part
-    return ahead
-
-
-def chunks(tensors: Sequence[Mapped], source: TensorSource) -> Iterator[Chunk]:
-    """Cut every tensor into runs of rows, in units that belong together; what holds vectors stays whole."""
-    for index, tensor in enumerate(tensors):
-        parts = tensor.parts or tuple(Part(name, 0, source.info(name).rows) for name in tensor.sources)
-        shapes = [source.info(part.source).shape for part in parts]
-        if any(len(shape) < 2 for shape in shapes) or not parts:
-            yield Chunk(index, parts)
-            continue
-        at = 0
-        for part, shape in zip(parts, shapes, strict=True):
-            step = max(1, CHUNK_ELEMENTS // (shape[-1] * tensor.unit)) * tensor.unit
-            for start in range(part.start, part.stop, step):
-                stop = min(start + step, part.stop)
-                yield Chunk(index, (Part(part.source, start, stop),), at)
-                at += stop - start

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,10 @@ KINDS: dict[str, Read] = {
 def read(folder: Path, config: Mapping[str, Any], size: int) -> Vocabulary:
     """The vocabulary of a checkpoint whose embedding has ``size`` rows."""
     files = Surroundings.read(folder, config)
+    return replace(_read(folder, files, size), named_templates=files.named_templates())
+
+
+def _read(folder: Path, files: Surroundings, size: int) -> Vocabulary:
     for name, kind in KINDS.items():
         if (folder / name).exists():
             return kind(files, size)

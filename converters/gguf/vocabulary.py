@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from edgekit.converters.gguf.family import ARRAY, BOOL, STRING, U32, Entry
 from edgekit.errors import InputError
 from edgekit.files import inside, read_json, read_text
 
-TEMPLATE_LIMIT = 256 << 10
+TEMPLATE_LIMIT, TEMPLATES = 256 << 10, 16
 SPECIALS = {
     "bos": "bos",
     "eos": "eos",
@@ -78,6 +79,8 @@ class Vocabulary:
     limits: tuple[Limit, ...] = ()
     opening: str = ""
     """Put in front of every probe, where only texts that begin so are the same in llama.cpp."""
+    named_templates: Mapping[str, str] = field(default_factory=dict)
+    """Further chat templates, such as ``tool_use``."""
     name_parts: tuple[str, ...] = ()
     """What the model's name must hold, one of them: llama.cpp goes by it for one tokenizer."""
 
@@ -103,6 +106,10 @@ class Vocabulary:
         entries += [Entry(f"tokenizer.ggml.{key}", value, BOOL) for key, value in self.flags.items()]
         if self.charsmap:
             entries.append(Entry("tokenizer.ggml.precompiled_charsmap", self.charsmap, ARRAY))
+        for name, template in self.named_templates.items():
+            entries.append(Entry(f"tokenizer.chat_template.{name}", template, STRING))
+        if self.named_templates:
+            entries.append(Entry("tokenizer.chat_templates", [*self.named_templates], ARRAY))
         if self.chat_template:
             entries.append(Entry("tokenizer.chat_template", self.chat_template, STRING))
         return entries
@@ -155,23 +162,48 @@ class Surroundings:
         return ends
 
     def chat_template(self) -> str | None:
-        """The template from chat_template.jinja, or from tokenizer_config.json (the one named default)."""
-        path = self.folder / "tokenizer_config.json"
-        template = self.tokenizer_config.get("chat_template")
+        """The template from chat_template.jinja, or from tokenizer_config.json (the one named default, or the first)."""
         if (self.folder / "chat_template.jinja").exists():
             path = inside(self.folder, "chat_template.jinja")
-            template = read_text(path)
+            return _checked(read_text(path), path)
+        path, template = self.folder / "tokenizer_config.json", self.tokenizer_config.get("chat_template")
         if isinstance(template, list):
-            named = {str(t.get("name")): t.get("template") for t in template if isinstance(t, dict)}
+            named = _named(template)
             template = named.get("default") or next(iter(named.values()), None)
-        if template is not None and not isinstance(template, str):
-            found = type(template).__name__
-            raise InputError("the chat template is not text", path=path, found=found)
-        if template and len(template.encode("utf-8", "replace")) > TEMPLATE_LIMIT:
-            raise InputError(
-                "the chat template is too long", path=path, expected=f"<= {TEMPLATE_LIMIT:,} bytes"
-            )
-        return template
+        return _checked(template, path)
+
+    def named_templates(self) -> dict[str, str]:
+        """Those of tokenizer_config.json that go by another name than default, named as GGUF's keys may be."""
+        templates = self.tokenizer_config.get("chat_template")
+        if not isinstance(templates, list) or (self.folder / "chat_template.jinja").exists():
+            return {}
+        found: dict[str, str] = {}
+        path = self.folder / "tokenizer_config.json"
+        for name, template in sorted(_named(templates).items()):
+            key, text = re.sub("[^A-Za-z0-9]", "_", name), _checked(template, path)
+            if key in found or len(found) >= TEMPLATES:
+                raise InputError(
+                    "chat templates can't be told apart by their names, or are too many",
+                    path=path,
+                    found=name,
+                    expected=f"up to {TEMPLATES} names that differ in letters and digits",
+                )
+            if key and key != "default" and text:
+                found[key] = text
+        return found
+
+
+def _named(templates: list[Any]) -> dict[str, Any]:
+    return {str(entry.get("name")): entry.get("template") for entry in templates if isinstance(entry, dict)}
+
+
+def _checked(template: Any, path: Path) -> str | None:
+    if template is not None and not isinstance(template, str):
+        found = type(template).__name__
+        raise InputError("the chat template is not text", path=path, found=found)
+    if template and len(template.encode("utf-8", "replace")) > TEMPLATE_LIMIT:
+        raise InputError("the chat template is too long", path=path, expected=f"<= {TEMPLATE_LIMIT:,} bytes")
+    return template
 
 
 def _optional(folder: Path, name: str) -> dict[str, Any]:

@@ -4,32 +4,27 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Mapping
 from pathlib import Path
-from statistics import median
-from typing import Any
 
 import click
 import msgspec
 
 from edgekit.converters.checkpoint import Checkpoint
-from edgekit.converters.gguf import families, plan, presets, stream
+from edgekit.converters.gguf import families
 from edgekit.converters.gguf.checked import Checked
 from edgekit.converters.text_model import open_model
-from tests.converters.oracles import SIZES, Case, add_lora, assert_same_answers, make, to_gguf
-from tests.converters.test_families import CASES
+from tests.benchmarks import pace
+from tests.converters.cases import CASES
+from tests.converters.oracles import Case, add_lora, assert_same_answers, make, to_gguf
 from tests.converters.test_peer_converter import ACCEPTED, REFUSED
 
 ROOT = Path(__file__).parents[2]
 TABLE = ROOT / "converters" / "gguf" / "checked.json"
 BEGIN, END = "<!-- families: made by `make families` -->", "<!-- /families -->"
-LLAMA = "llama-3.2"
-PRESET = "Q4_K_M"
 REAL, TRAINED = "published", "stand-in"
 TOKENIZERS = {
     "llama": ("Llama 3 BPE", REAL), "tinyllama": ("SentencePiece", REAL), "smollm2": ("SmolLM BPE", TRAINED),
@@ -42,12 +37,7 @@ TOKENIZERS = {
 }  # fmt: skip
 """By the beginning of a case's name: the tokenizer that such models come with, and whether a published one of its
 kind was at hand to compare ids with, or one trained with the same structure."""
-TOKENIZER_TESTS = ("bpe", "spm", "unigram", "ranks", "real_tokenizers")
-SCALE, RUNS = 8, 3
-SCALED = re.compile(
-    r"(hidden|intermediate|input)_size|.*(_dim|_inner|_embd|intermediate_size|_factor)|query_pre.*"
-)
-"""Settings that grow with the model, for timing; rope factors come per rotated pair."""
+TOKENIZER_TESTS = ("bpe", "spm", "unigram", "ranks", "real_tokenizers", "sentencepiece")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -56,14 +46,16 @@ def main(only: tuple[str, ...]) -> None:
     """Check and time every family, and write the table."""
     tokenizers, peers = tokenizers_pass(), peer_results()
     rows = []
-    for name, case in CASES.items():
-        if only and name not in only:
-            continue
-        with tempfile.TemporaryDirectory() as folder:
-            rows.append(check(name, case, Path(folder), peers))
+    with tempfile.TemporaryDirectory() as beside:
+        llama = pace.llama(Path(beside))
+        for name, case in CASES.items():
+            if only and name not in only:
+                continue
+            with tempfile.TemporaryDirectory() as folder:
+                rows.append(check(name, case, Path(folder), peers, llama))
             if not tokenizers:
                 rows[-1] = msgspec.structs.replace(rows[-1], tokenizer="not run")
-        print(markdown([rows[-1]]).splitlines()[-1], flush=True)
+            print(markdown([rows[-1]]).splitlines()[-1], flush=True)
     if not only:
         TABLE.write_bytes(msgspec.json.format(msgspec.json.encode(rows), indent=1) + b"\n")
         readme = ROOT / "README.md"
@@ -71,7 +63,7 @@ def main(only: tuple[str, ...]) -> None:
         readme.write_text(f"{before}{BEGIN}\n{markdown(rows)}\n{END}{rest.partition(END)[2]}")
 
 
-def check(name: str, case: Case, folder: Path, peers: Mapping[str, str]) -> Checked:
+def check(name: str, case: Case, folder: Path, peers: Mapping[str, str], llama: pace.Model) -> Checked:
     """One row."""
     model = make(case, folder / "base")
     vocab = model.config.get_text_config().vocab_size
@@ -84,9 +76,13 @@ def check(name: str, case: Case, folder: Path, peers: Mapping[str, str]) -> Chec
         )
     architecture = Checkpoint(folder / "base").config["architectures"][0]
     family = families.find(open_model(folder / "base").config, folder / "config.json")
-    speed = seconds_per_byte(case, folder / "large") / llamas(folder / "llama")
+    paces = pace.paces(case, llama, folder / "large")
+    print(
+        name, *(f"{preset}: {p.processor:.2f}, wall {p.wall:.2f}" for preset, p in paces.items()), flush=True
+    )
+    speeds = {preset: round(found.processor, 2) for preset, found in paces.items()}
     peer = peers.get(name, "")
-    return Checked(name, architecture, family.ARCH, logits, lora, peer, round(speed, 2), tokenizer_of(name))
+    return Checked(name, architecture, family.ARCH, logits, lora, peer, speeds, tokenizer_of(name))
 
 
 def tokenizer_of(name: str) -> str:
@@ -134,51 +130,18 @@ def peer_cell(case: str, result: str) -> str:
     return f"same but {keys}" if keys else "same"
 
 
-def llamas(folder: Path) -> float:
-    """Llama's seconds per byte, measured again beside each family."""
-    return seconds_per_byte(CASES[LLAMA], folder)
-
-
-def seconds_per_byte(case: Case, folder: Path) -> float:
-    """Of the pass to the default preset on a larger model of the same layout: the median of a few runs."""
-    make(Case(case.config, larger({**SIZES, **case.settings})), folder, dtype="bfloat16")
-    layout = plan.lay_out(Checkpoint(folder), folder, "large")
-    chosen = plan.plan(layout, presets.preset(PRESET))
-    seconds = []
-    for _ in range(RUNS):
-        began = time.perf_counter()
-        stream.write([chosen], [folder / "large.gguf"], 1)
-        seconds.append(time.perf_counter() - began)
-    read = sum(file.path.stat().st_size for file in Checkpoint(folder).files)
-    shutil.rmtree(folder)
-    return median(seconds) / read
-
-
-def larger(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings with every size of the layers multiplied."""
-    grown: dict[str, Any] = {}
-    for key, value in settings.items():
-        if isinstance(value, dict):
-            grown[key] = larger(value)
-        elif (
-            isinstance(value, list) and SCALED.fullmatch(key) or type(value) is int and SCALED.fullmatch(key)
-        ):
-            grown[key] = value * SCALE
-        else:
-            grown[key] = value
-    return grown
-
-
 def markdown(rows: list[Checked]) -> str:
     """The README's table."""
+    heading = f"speed {', '.join(pace.PAIRS)}"
     lines = [
-        "| model | convert | logits | text | LoRA | tokenizer | speed | llama.cpp's converter |",
+        f"| model | convert | logits | text | LoRA | tokenizer | {heading} | llama.cpp's converter |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for one in rows:
         lora = "-" if one.lora is None else f"{one.lora:.0e}"
+        speeds = ", ".join(f"{ratio:.2f}" for ratio in one.speed.values())
         lines.append(
-            f"| {one.model} | {one.gguf} | {one.logits:.0e} | same | {lora} | {one.tokenizer} | {one.speed:.2f} | {one.converter or '-'} |"
+            f"| {one.model} | {one.gguf} | {one.logits:.0e} | same | {lora} | {one.tokenizer} | {speeds} | {one.converter or '-'} |"
         )
     return "\n".join(lines)
 

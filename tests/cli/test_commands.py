@@ -163,3 +163,15 @@ def test_an_adapter_as_a_file_of_its_own(tiny: Path, tmp_path: Path) -> None:
     }  # fmt: skip
     assert "exists already" in edgekit(*arguments, code=1)
     assert "for llama bases" in edgekit(*arguments, "--force")
+
+
+def test_models_lists_what_the_readme_shows() -> None:
+    from edgekit.converters.gguf.checked import checked
+    from tests.benchmarks.families import BEGIN, END, markdown
+
+    listed = json.loads(edgekit("models", "--json"))
+    assert [one["model"] for one in listed] == [one.model for one in checked()]
+    shown = edgekit("models")
+    assert all(one.model in shown for one in checked()) and "--with-llama-cpp" in shown
+    readme = (ROOT / "README.md").read_text()
+    assert readme.partition(BEGIN)[2].partition(END)[0].strip() == markdown(list(checked()))

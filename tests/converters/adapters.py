@@ -96,7 +96,7 @@ def merged(base: Path, *adapters: tuple[Path, float]) -> Merged:
 
 
 def assert_same(ours: Merged, theirs: Mapping[str, Any], changed: int | None = None) -> None:
-    """Every tensor as PEFT's, whole and by runs of rows."""
+    """Every tensor as PEFT's, whole, by runs of rows, and a matrix by its columns."""
     assert set(ours.names()) == set(theirs)
     if changed is not None:
         assert len(ours.changed) == changed
@@ -108,6 +108,10 @@ def assert_same(ours: Merged, theirs: Mapping[str, Any], changed: int | None = N
         for rows in (slice(0, info.rows), slice(0, middle), slice(middle, info.rows)):
             worst = np.abs(ours.read(name, rows) - flat[rows]).max(initial=0)
             assert worst <= TOLERANCE * np.abs(expected).max(), f"{name}: {worst}"
+        if len(info.shape) == 2:
+            columns = slice(1, info.shape[1] - 2)
+            worst = np.abs(ours.read_columns(name, columns) - expected[:, columns].T).max(initial=0)
+            assert worst <= TOLERANCE * np.abs(expected).max(), f"{name} by columns: {worst}"
 
 
 def assert_same_logits(tmp: Path, ours: Merged, model: Any) -> None:

@@ -105,6 +105,9 @@ def _randomize(torch: Any, model: Any) -> None:
                 parameter.copy_(noise / parameter.shape[-1] ** 0.5 * (loud if "embed" in name else 1))
             else:
                 parameter.add_(0.1 * noise)
+        for name, buffer in model.named_buffers():
+            if name.endswith("layer_scalar"):
+                buffer.uniform_(0.7, 1.3)
 
 
 def _quieten(torch: Any, model: Any) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from edgekit.converters.gguf import plan, presets
 from edgekit.converters.gguf.family import F32, U32, Entry, Mapped
 from edgekit.converters.gguf.vocabulary import Vocabulary
-from edgekit.tensors import ALL, Float32, TensorInfo, span
+from edgekit.tensors import ALL, Float32, TensorInfo, span, turned
 
 Matrix = Mapping[str, Float32]
 
@@ -43,6 +43,9 @@ class Arrays:
             out = np.empty(info.part(stop - start), np.float32)
         out[...] = flat[start:stop]
         return out
+
+    def read_columns(self, name: str, columns: slice = ALL, out: Float32 | None = None) -> Float32:
+        return turned(self, name, columns, out)
 
     def prefetch(self, name: str, rows: slice = ALL) -> None:
         pass

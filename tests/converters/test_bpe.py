@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from gguf import TokenType
+from gguf import GGUFReader, GGUFWriter, TokenType
 
 from edgekit import worker
 from edgekit.converters.checkpoint import Checkpoint
@@ -109,6 +110,33 @@ def test_bos_by_the_post_processor(tmp_path: Path) -> None:
     assert read(changed(tmp_path, change)).add == {"bos": True}
 
 
+def test_named_chat_templates_are_keys_as_gguf_py_writes_them(tmp_path: Path) -> None:
+    folder = write_llama(tmp_path / "m")
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    named = [
+        {"name": name, "template": text} for name, text in (("rag", "R"), ("default", "D"), ("tool-use", "T"))
+    ]
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": named}))
+    writer = GGUFWriter(tmp_path / "theirs.gguf", "llama")
+    writer.add_chat_template(named)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    theirs = {
+        key: field.contents()
+        for key, field in GGUFReader(tmp_path / "theirs.gguf").fields.items()
+        if key.startswith("tokenizer.")
+    }
+    ours = {entry.key: entry.value for entry in read(folder).entries() if "chat_template" in entry.key}
+    theirs["tokenizer.chat_templates"].sort()  # as they come out of a set
+    assert ours == theirs and ours["tokenizer.chat_template.tool_use"] == "T"
+    for names in (["a-b", "a_b"], [f"n{i}" for i in range(20)]):
+        many = [{"name": name, "template": "T"} for name in names]
+        (folder / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": many}))
+        with pytest.raises(InputError, match="told apart"):
+            read(folder)
+
+
 def test_chat_template_from_each_place(tmp_path: Path) -> None:
     folder = write_llama(tmp_path)
     config = json.loads((folder / "tokenizer_config.json").read_text())
@@ -116,8 +144,9 @@ def test_chat_template_from_each_place(tmp_path: Path) -> None:
     named = [{"name": "tool_use", "template": "T"}, {"name": "default", "template": "D"}]
     (folder / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": named}))
     assert read(folder).chat_template == "D"
+    assert not read(folder).named_templates.keys() & {"default"}
     (folder / "chat_template.jinja").write_text("J")
-    assert read(folder).chat_template == "J"
+    assert read(folder).chat_template == "J" and not read(folder).named_templates
     (folder / "chat_template.jinja").unlink()
     (folder / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": 7}))
     with pytest.raises(InputError, match="not text"):
@@ -202,3 +231,18 @@ def test_a_tokenizer_that_fails_on_a_text_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="tokenizers can't run it") as caught:
         worker.run(request)
     assert str(folder / "tokenizer.json") in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("charsmap", "message"),
+    [(b"", "tokenizers can't read it"), (b"\x04\0\0\0\xff\xff\xff\xff", "tokenizers can't run it")],
+)
+def test_a_tokenizer_that_panics_is_an_error(tmp_path: Path, charsmap: bytes, message: str) -> None:
+    """A panic in Rust is no Exception in Python; these two are of maps that lead nowhere, on loading and on a text."""
+    folder = write_llama(tmp_path)
+    vocabularies.write(read(folder), tmp_path / "v.gguf")
+    normalizer = {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(charsmap).decode()}
+    definition = json.dumps(tokenizer(384) | {"normalizer": normalizer})
+    request = worker.Prove(str(tmp_path / "v.gguf"), str(folder / "tokenizer.json"), ["a"], definition)
+    with pytest.raises(InputError, match=message):
+        worker.run(request)

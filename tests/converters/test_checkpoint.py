@@ -76,6 +76,8 @@ def test_eight_bit_floats_with_their_scales(tmp_path: Path, dtype: Any, layout: 
     expected = (wide * factors).numpy()
     np.testing.assert_allclose(checkpoint.read("w.weight"), expected, rtol=1e-6)
     np.testing.assert_allclose(checkpoint.read("w.weight", slice(3, 9)), expected[3:9], rtol=1e-6)
+    turned = checkpoint.read_columns("w.weight", slice(2, 7))
+    np.testing.assert_allclose(turned, expected[:, 2:7].T, rtol=1e-6)
 
 
 def test_eight_bit_floats_without_scales_are_refused(tmp_path: Path) -> None:

@@ -26,6 +26,17 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "Qwen3MoeConfig": QWEN,
     "OlmoeConfig": QWEN,
     "GptOssConfig": MIXTRAL | {"head_dim": 8, "layer_types": ["full_attention"]},
+    "Gemma4TextConfig": {
+        "num_experts": 3,
+        "top_k_experts": 2,
+        "moe_intermediate_size": 24,
+        "enable_moe_block": True,
+        "head_dim": 8,
+        "global_head_dim": 16,
+        "hidden_size_per_layer_input": 0,
+        "num_hidden_layers": 2,
+        "layer_types": ["sliding_attention", "full_attention"],
+    },
 }
 CHANGED = {
     "MixtralConfig": 10,
@@ -33,6 +44,7 @@ CHANGED = {
     "Qwen3MoeConfig": 10,
     "OlmoeConfig": 10,
     "GptOssConfig": 3,
+    "Gemma4TextConfig": 6,
 }
 
 
@@ -43,7 +55,7 @@ def test_experts_and_attention(family: str, tmp_path: Path) -> None:
         base,
         tmp_path / "one",
         target_modules=["q_proj"],
-        target_parameters=STACKS,
+        target_parameters=[name.removeprefix("mlp.") for name in STACKS] if "Gemma4" in family else STACKS,
         rank_pattern={r".*\.down_proj": 2},
         alpha_pattern={"experts.gate_up_proj": 3},
         use_rslora=True,

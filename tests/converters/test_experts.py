@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from edgekit.converters.checkpoint import Checkpoint
-from edgekit.converters.gguf import families, plan, presets, stream
+from edgekit.converters.gguf import chunks, families, plan, presets, stream
 from edgekit.errors import EdgekitError, InputError, UnsupportedModelError
-from edgekit.tensors import ALL, Float32, TensorInfo, span
+from edgekit.tensors import ALL, Float32, TensorInfo, span, turned
 from tests.converters.quantizer import quantize
 from tests.models import save, write_sidecars
 
@@ -118,6 +118,9 @@ class Counting:
         self.largest[name] = max(self.largest.get(name, 0), (stop - start) * self.info(name).shape[-1])
         return self.base.read(name, rows, out)
 
+    def read_columns(self, name: str, columns: slice = ALL, out: Float32 | None = None) -> Float32:
+        return turned(self, name, columns, out)
+
     def prefetch(self, name: str, rows: slice = ALL) -> None:
         self.base.prefetch(name, rows)
 
@@ -141,7 +144,7 @@ def test_fused_stacks_give_the_same_file(tmp_path: Path, config: dict[str, Any])
 def test_what_is_read_at_once_is_a_chunk_of_one_expert(
     tmp_path: Path, fused: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream, "CHUNK_ELEMENTS", 1024)
+    monkeypatch.setattr(chunks, "CHUNK_ELEMENTS", 1024)
     folder = write(tmp_path / "m", MIXTRAL, fused)
     source = Counting(folder)
     chosen = plan.plan(plan.lay_out(source, folder, "test"), presets.preset("Q4_0"))

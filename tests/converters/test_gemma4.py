@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 from gguf import TokenType
 
-from edgekit.converters.gguf import families, gemma4, plan
+from edgekit.converters.gguf import families, gemma4, plan, presets
 from edgekit.converters.text_model import open_model
 from edgekit.errors import EdgekitError, InputError, UnsupportedModelError
 from edgekit.requirements import kv_cache, memory_by_context
 from tests import vocabularies
-from tests.converters.oracles import make
-from tests.converters.test_families import CASES
+from tests.converters.cases import CASES
+from tests.converters.oracles import make, to_gguf
+from tests.converters.quantizer import assert_same_tensors, quantize
 from tests.converters.test_gemma_phi_refusals import Shapes, metadata
 from tests.converters.test_spm import GEMMA_SPLIT, PREPEND, REPLACE, SPACE, added, trained, write
 
@@ -77,6 +78,43 @@ def test_the_cache_is_sized_by_layer(tmp_path: Path) -> None:
     assert sizes["intermediate_size"] == 192 and memory_by_context(sizes, 0).keys() == {"256"}
 
 
+@pytest.mark.parametrize("preset", ["Q8_0", "Q4_K_M", "Q2_K"])
+def test_types_and_bytes_of_experts_are_those_of_llama_cpp(tmp_path: Path, preset: str) -> None:
+    make(CASES["gemma-4-26b-a4b"], tmp_path / "base")
+    full = to_gguf(tmp_path / "base", tmp_path / "f32.gguf")
+    ours = to_gguf(tmp_path / "base", tmp_path / "ours.gguf", preset)
+    quantize(full, tmp_path / "theirs.gguf", int(presets.PRESETS[preset].file_type))
+    assert_same_tensors(ours, tmp_path / "theirs.gguf")
+
+
+EXPERTS: Config = {
+    **CONFIG, "hidden_size_per_layer_input": 0, "enable_moe_block": True, "num_experts": 4, "top_k_experts": 2,
+    "moe_intermediate_size": 48,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"num_experts": 1}, "number of experts"),
+        ({"top_k_experts": 5}, "number of experts"),
+        ({"top_k_experts": None}, "num_experts_per_tok"),
+        ({"moe_intermediate_size": None}, "moe_intermediate_size"),
+    ],
+)
+def test_experts_that_llama_cpp_does_not_run_are_refused(changes: Config, reason: str) -> None:
+    assert metadata(EXPERTS)["gemma4.expert_used_count"] == 2
+    with pytest.raises(EdgekitError, match=reason):
+        metadata({**EXPERTS, **changes})
+
+
+def test_experts_are_read_a_chunk_of_one_at_a_time() -> None:
+    source = Shapes(EXPERTS, shapes(EXPERTS))
+    stacks = [tensor for tensor in gemma4.tensors(source) if "_exps.weight" in tensor.name]
+    assert {tensor.name.split(".")[2] for tensor in stacks} == {"ffn_gate_up_exps", "ffn_down_exps"}
+    assert all(tensor.unit == 1 and tensor.transform is None for tensor in stacks)
+
+
 def test_a_silent_config_means_transformers_defaults() -> None:
     transformers = pytest.importorskip("transformers")
     own = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
@@ -89,7 +127,8 @@ def test_a_silent_config_means_transformers_defaults() -> None:
 @pytest.mark.parametrize(
     ("path", "value", "reason"),
     [
-        (("enable_moe_block",), True, "enable_moe_block"),
+        (("enable_moe_block",), True, "num_local_experts"),
+        (("enable_moe_block",), "yes", "enable_moe_block"),
         (("attention_bias",), True, "attention_bias"),
         (("use_bidirectional_attention",), "all", "use_bidirectional_attention"),
         (("hidden_activation",), "silu", "activation"),
@@ -112,10 +151,10 @@ def test_a_silent_config_means_transformers_defaults() -> None:
         (("num_key_value_heads",), 3, "evenly"),
         (("rope_parameters",), {"rope_type": "default"}, "by kind of layer"),
         (("rope_parameters", FULL, "rope_type"), "linear", "rope scaling"),
-        (("rope_parameters", FULL, "factor"), 2.0, "scaling factor"),
+        (("rope_parameters", FULL, "factor"), 2.0, "factor is set"),
         (("rope_parameters", FULL, "partial_rotary_factor"), 1.5, "part of a head"),
         (("rope_parameters", LOCAL, "rope_type"), "yarn", "rope scaling"),
-        (("rope_parameters", LOCAL, "partial_rotary_factor"), 0.5, "part of each head"),
+        (("rope_parameters", LOCAL, "partial_rotary_factor"), 0.5, "partial_rotary_factor is set"),
         (("rope_parameters", LOCAL, "rope_theta"), 0, "rope_theta"),
     ],
 )

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgekit.converters.gguf import families, presets
+from edgekit.converters import columns
+from edgekit.converters.gguf import chunks, families, presets
+from tests.converters.cases import CASES
 from tests.converters.oracles import Case, add_lora, assert_same_answers, make, to_gguf
 from tests.converters.quantizer import assert_same_tensors, quantize
-from tests.converters.test_families import CASES
 from tests.converters.test_gemma_phi_refusals import CONFIGS, Config, Shapes, metadata
 
 
@@ -25,6 +26,17 @@ def test_types_and_bytes_are_those_of_llama_cpp(tmp_path: Path, case: str) -> No
         theirs = tmp_path / f"theirs-{name}.gguf"
         assert quantize(full, theirs, int(presets.PRESETS[name].file_type)) is not None
         assert_same_tensors(ours, theirs)
+
+
+def test_matrices_stored_in_by_out_are_the_same_a_few_columns_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(CASES["gpt-2"], tmp_path / "base", dtype="bfloat16")
+    whole = to_gguf(tmp_path / "base", tmp_path / "whole.gguf", "Q8_0")
+    monkeypatch.setattr(chunks, "CHUNK_ELEMENTS", 7 * 64)
+    monkeypatch.setattr(columns, "PANEL_BYTES", 5 * 64 * 2)
+    pieces = to_gguf(tmp_path / "base", tmp_path / "pieces.gguf", "Q8_0")
+    assert pieces.read_bytes() == whole.read_bytes()
 
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")  # PEFT's

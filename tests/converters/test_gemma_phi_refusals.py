@@ -12,8 +12,8 @@ from edgekit.converters.checkpoint import Checkpoint
 from edgekit.converters.gguf import families, settings
 from edgekit.errors import InputError, UnsupportedModelError
 from edgekit.tensors import ALL, Float32, TensorInfo
+from tests.converters.cases import CASES
 from tests.converters.oracles import make
-from tests.converters.test_families import CASES
 
 Config = dict[str, Any]
 SIZES: Config = {
@@ -50,6 +50,9 @@ class Shapes:
         return TensorInfo("BF16", self.shapes[name])
 
     def read(self, name: str, rows: slice = ALL, out: Float32 | None = None) -> Float32:
+        raise AssertionError(f"{name} was read")
+
+    def read_columns(self, name: str, columns: slice = ALL, out: Float32 | None = None) -> Float32:
         raise AssertionError(f"{name} was read")
 
     def prefetch(self, name: str, rows: slice = ALL) -> None:
@@ -96,7 +99,7 @@ def test_the_configs_that_refusals_change_are_accepted(name: str) -> None:
         (
             "gemma3",
             {"rope_parameters": {"sliding_attention": {"rope_type": "linear", "factor": 2.0}}},
-            "layers with a window",
+            "in sliding_attention layers",
         ),
         ("gemma3", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
         ("gemma3", {"architectures": ["Gemma3ForConditionalGeneration"]}, "isn't converted"),
@@ -143,7 +146,7 @@ def test_configs_that_llama_cpp_would_compute_otherwise(name: str, change: Confi
         ("gemma2", {"sliding_window": "4096"}, "sliding_window"),
         ("gemma3", {"sliding_window": 0}, "sliding_window"),
         ("gemma3", {"rope_local_base_freq": "10000"}, "rope_theta"),
-        ("gemma3", {"rope_scaling": [8]}, "rope_parameters"),
+        ("gemma3", {"rope_scaling": [8]}, "rope_scaling is unsound"),
         ("gemma3", {"layer_types": 6}, "layer_types"),
         ("phi3", {"sliding_window": -1}, "sliding_window"),
         ("phi3", {"rope_scaling": {**LONGROPE, "long_factor": [1.0] * 7}}, "long_factor"),

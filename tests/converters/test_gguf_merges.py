@@ -11,9 +11,9 @@ from edgekit.converters.gguf import plan, presets, stream
 from edgekit.converters.gguf.gguf_source import PLAIN, ROTATED, GgufSource
 from edgekit.converters.lora import Merged
 from edgekit.errors import UnsupportedModelError
+from tests.converters.cases import CASES
 from tests.converters.oracles import add_lora, make, to_gguf
 from tests.converters.quantizer import assert_same_tensors
-from tests.converters.test_families import CASES
 
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")  # PEFT's

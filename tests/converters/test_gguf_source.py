@@ -13,7 +13,7 @@ from edgekit.build import build
 from edgekit.bundle import Bundle
 from edgekit.converters.adapter import Adapter
 from edgekit.converters.checkpoint import Checkpoint
-from edgekit.converters.gguf import plan, presets, stream
+from edgekit.converters.gguf import chunks, plan, presets, stream
 from edgekit.converters.gguf.gguf_source import GgufSource
 from edgekit.converters.gguf.presets import Model
 from edgekit.converters.lora import Merged
@@ -48,7 +48,7 @@ def keys_of(path: Path) -> dict[str, Any]:
 def test_requantizing_gives_llama_cpps_bytes(
     tmp_path: Path, stored: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream, "CHUNK_ELEMENTS", 3 * 256)
+    monkeypatch.setattr(chunks, "CHUNK_ELEMENTS", 3 * 256)
     matrix = random_matrix(SHAPES)
     laid = layout(Model(2, 8, 2), SHAPES)
     base = write(laid, tmp_path / "base.gguf", stored, matrix=held(matrix))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from edgekit.converters.checkpoint import Checkpoint
-from edgekit.converters.gguf import families, plan, presets, stream
+from edgekit.converters.gguf import chunks, families, plan, presets, stream
 from edgekit.converters.gguf.delta_net import Decay, Tiled
 from edgekit.errors import EdgekitError, InputError, UnsupportedModelError
 from edgekit.tensors import Float32
@@ -113,7 +113,7 @@ def test_types_and_bytes_are_those_of_llama_cpp(tmp_path: Path, model: str, pres
 
 
 def test_value_heads_are_read_in_llama_cpps_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "CHUNK_ELEMENTS", 1024)
+    monkeypatch.setattr(chunks, "CHUNK_ELEMENTS", 1024)
     arrays = random(qwen_shapes())
     found = convert(write(tmp_path / "m", QWEN, arrays), tmp_path / "m.gguf")
     prefix = "model.layers.0.linear_attn."

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from edgekit.bundle import Bundle
-from edgekit.converters.gguf import imatrix, plan, presets
+from edgekit.converters.checkpoint import Checkpoint
+from edgekit.converters.gguf import imatrix, plan, presets, stream
 from edgekit.converters.gguf.presets import Model
 from edgekit.errors import InputError
-from tests.converters.quantizer import layout
+from tests.converters.quantizer import assert_same_tensors, layout, quantize
 from tests.models import write_llama
 
 SHAPES: dict[str, tuple[int, ...]] = {
@@ -193,3 +194,31 @@ def test_a_build_with_a_matrix_says_so(tmp_path: Path) -> None:
     assert calibration is not None and (calibration.name, calibration.files[0].path) == ("cal", "cal.gguf")
     assert len(calibration.files[0].sha256) == 64
     assert str(tmp_path) not in (built.folder / "manifest.json").read_text()
+
+
+WRITTEN = Path(__file__).parents[1] / "data" / "imatrix"
+"""By llama-imatrix, of stories260k."""
+
+
+def test_both_formats_of_llama_imatrix_itself_say_the_same() -> None:
+    new, old = (imatrix.read(WRITTEN / f"stories260k.imatrix.{kind}") for kind in ("gguf", "dat"))
+    assert new.values.keys() == old.values.keys() and len(new.values) == 5 * 7
+    for name, values in new.values.items():
+        np.testing.assert_allclose(values, old.values[name], rtol=1e-6)
+    assert (new.dataset, new.chunks) == (old.dataset, old.chunks) == ("stories.txt", 16)
+
+
+@pytest.mark.parametrize("kind", ["gguf", "dat"])
+@pytest.mark.parametrize("preset", ["Q4_K_M", "IQ4_NL", "Q4_0"])
+def test_with_llama_imatrixs_file_bytes_are_those_of_llama_cpp(
+    tmp_path: Path, kind: str, preset: str
+) -> None:
+    matrix = imatrix.read(WRITTEN / f"stories260k.imatrix.{kind}")
+    base = WRITTEN.parent / "stories260k"
+    model = plan.lay_out(Checkpoint(base), base, "stories")
+    for name in ("F32", preset):
+        chosen = plan.plan(model, presets.preset(name), matrix=matrix if name == preset else None)
+        stream.write([chosen], [tmp_path / f"{name}.gguf"], 1)
+    theirs, file_type = tmp_path / "theirs.gguf", int(presets.PRESETS[preset].file_type)
+    assert quantize(tmp_path / "F32.gguf", theirs, file_type, matrix=matrix.values) is not None
+    assert_same_tensors(tmp_path / f"{preset}.gguf", theirs)

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from edgekit.converters.checkpoint import Checkpoint
-from edgekit.converters.gguf import decoder, families, plan, presets, stream
+from edgekit.converters.gguf import chunks, decoder, families, plan, presets, stream
 from edgekit.converters.gguf.family import Mapped, Part
+from edgekit.converters.gguf.rope import llama3_factors, rope
 from edgekit.errors import InputError, UnsupportedModelError
 from edgekit.runtimes.engine import Run
 from tests.converters.test_gemma_phi_refusals import Shapes
@@ -79,7 +80,7 @@ def test_rotation_factors_are_those_of_transformers() -> None:
     )  # fmt: skip
     frequencies, _ = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))
     plain = 1.0 / (5e5 ** (torch.arange(0, 64, 2, dtype=torch.float32) / 64))
-    factors = decoder.llama3_factors(decoder.rope({"rope_parameters": config.rope_parameters}), 64)
+    factors = llama3_factors(rope({"rope_parameters": config.rope_parameters}), 64)
     np.testing.assert_allclose(plain.numpy() / factors, frequencies.numpy(), rtol=1e-6)
 
 
@@ -185,7 +186,7 @@ def test_chunks_cover_every_row_once_in_units() -> None:
         Mapped("norms", (2, 8), parts=(Part("n0", 0, 8), Part("n1", 0, 8))),
     ]
     covered: dict[int, list[int]] = {index: [] for index in range(5)}
-    for chunk in stream.chunks(tensors, Shapes({}, shapes)):
+    for chunk in chunks.chunks(tensors, Shapes({}, shapes)):
         unit = tensors[chunk.index].unit
         assert chunk.at == len(covered[chunk.index]) or chunk.index == 4
         for part in chunk.parts:

@@ -19,8 +19,8 @@ from edgekit.errors import AdapterError, InputError
 from edgekit.runtimes.engine import Run
 from edgekit.runtimes.llamacpp import LlamaCppEngine, LlamaCppOptions
 from edgekit.tensors import Float32
+from tests.converters.cases import CASES
 from tests.converters.oracles import add_lora, make, to_gguf
-from tests.converters.test_families import CASES
 from tests.models import (
     attention_modules,
     llama_config,

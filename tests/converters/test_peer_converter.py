@@ -15,8 +15,8 @@ import gguf
 import pytest
 
 from tests.converters import peer_driver
+from tests.converters.cases import CASES
 from tests.converters.oracles import make, to_gguf
-from tests.converters.test_families import CASES
 
 pytestmark = pytest.mark.slow
 

@@ -9,7 +9,7 @@ import gguf
 import pytest
 
 from edgekit.converters.checkpoint import Checkpoint
-from edgekit.converters.gguf import imatrix, plan, presets, stream
+from edgekit.converters.gguf import chunks, imatrix, plan, presets, stream
 from edgekit.converters.gguf.presets import Model
 from edgekit.errors import InputError
 from tests.converters.quantizer import Matrix, assert_same_tensors, layout, quantize, random_matrix
@@ -105,7 +105,7 @@ def test_bytes_are_those_of_llama_cpp(
     model: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(stream, "CHUNK_ELEMENTS", 3 * 256)  # chunks that cross from expert to expert
+    monkeypatch.setattr(chunks, "CHUNK_ELEMENTS", 3 * 256)  # chunks that cross from expert to expert
     laid, source, values = models[model]
     refused = set()
     for name, preset in presets.PRESETS.items():

@@ -55,6 +55,27 @@ def test_real_tokenizers_give_llama_cpps_ids(tmp_path: Path, data: Path, case: s
     engine.close()
 
 
+@pytest.mark.parametrize(
+    ("name", "files", "reference", "size"),
+    [
+        ("llama-2", ("tokenizer.model",), "llama-spm", 32000),
+        ("gpt-2", ("tokenizer.json", "tokenizer_config.json"), "gpt-2", 50257),
+    ],
+)
+def test_llama_cpps_own_file_of_the_vocabulary_holds_the_same(
+    tmp_path: Path, data: Path, name: str, files: tuple[str, ...], reference: str, size: int
+) -> None:
+    """Where it was made of the same files; Phi-3's is of an older one, and a tokenizer.json has no scores."""
+    fields = GGUFReader(data / "tokenizers" / "vocab-gguf" / f"ggml-vocab-{reference}.gguf").fields
+    entries = vocabularies.read(copied(data, name, tmp_path, *files), size).entries()
+    ours = {entry.key: entry.value for entry in entries}
+    theirs = {key: fields[key].contents() for key in fields if key.startswith("tokenizer.")}
+    assert {"tokenizer.ggml.tokens", "tokenizer.ggml.token_type"} <= theirs.keys()
+    assert {
+        key: list(ours[key]) if isinstance(ours[key], list | tuple) else ours[key] for key in theirs
+    } == theirs
+
+
 FALCON = [
     {"type": "Punctuation", "behavior": "Contiguous"},
     {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True},

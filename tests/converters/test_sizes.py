@@ -13,8 +13,8 @@ from edgekit.converters.gguf import families, plan
 from edgekit.converters.text_model import open_model
 from edgekit.errors import EdgekitError
 from edgekit.project import BuildSpec
+from tests.converters.cases import CASES
 from tests.converters.oracles import make
-from tests.converters.test_families import CASES
 from tests.models import llama_config
 
 NAMES = ("num_hidden_layers", "num_attention_heads", "hidden_size", "vocab_size")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from edgekit.converters.checkpoint import Checkpoint
-from edgekit.converters.gguf import ggml, plan, presets, stream
+from edgekit.converters.gguf import chunks, ggml, plan, presets, stream
 from edgekit.converters.gguf.family import Part
 from edgekit.errors import InputError, RuntimeUnavailableError
 from tests.models import llama_config, llama_weights, save, write_llama, write_sidecars
@@ -24,7 +24,7 @@ def layout_of(folder: Path) -> plan.Layout:
 def test_several_files_in_one_pass_are_those_of_several_passes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream, "CHUNK_ELEMENTS", 1000)
+    monkeypatch.setattr(chunks, "CHUNK_ELEMENTS", 1000)
     layout = layout_of(write_llama(tmp_path / "m"))
     names = ("Q8_0", "Q4_0", "F16")
     plans = [plan.plan(layout, presets.preset(name)) for name in names]
@@ -85,7 +85,7 @@ def test_numbers_too_large_for_f16_are_an_error(tmp_path: Path) -> None:
 
 
 def test_an_error_in_one_thread_stops_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "CHUNK_ELEMENTS", 64)
+    monkeypatch.setattr(chunks, "CHUNK_ELEMENTS", 64)
     layout = layout_of(write_llama(tmp_path / "m"))
     count = 0
 
@@ -121,12 +121,12 @@ def test_without_llama_cpp_the_error_says_what_to_install(monkeypatch: pytest.Mo
 def test_every_chunk_is_read_ahead_once_and_in_order() -> None:
     rows = {"a": 100, "b": 7, "c": 31, "d": 1}
     todo = [
-        stream.Chunk(index, (Part(name, start, min(start + 3, count)),))
+        chunks.Chunk(index, (Part(name, start, min(start + 3, count)),))
         for index, (name, count) in enumerate(rows.items())
         for start in range(0, count, 3)
     ]
-    todo.insert(1, stream.Chunk(9, ()))
-    ahead = stream.windows(todo)
+    todo.insert(1, chunks.Chunk(9, ()))
+    ahead = chunks.windows(todo)
     seen = [(part.source, row) for part in ahead if part for row in range(part.start, part.stop)]
     assert seen == [(name, row) for name, count in rows.items() for row in range(count)]
     for part, chunk in zip(ahead, todo, strict=True):

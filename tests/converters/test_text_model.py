@@ -25,8 +25,8 @@ from edgekit.opening import opened
 from edgekit.progress import Progress
 from edgekit.project import BuildSpec
 from edgekit.requirements import memory_by_context
+from tests.converters.cases import CASES
 from tests.converters.oracles import add_lora, make
-from tests.converters.test_families import CASES
 
 Weights = dict[str, NDArray[np.float32]]
 CASE = CASES["gemma-3-4b-it"]
