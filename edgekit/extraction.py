@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from edgekit.runtimes.scheduler import Scheduler
     from edgekit.runtimes.ticket import Ticket
 
+_END: Final[Any] = object()
 AHEAD: Final = 3
 """Records on their way for each answer in the making: enough that a long one in front stops nobody."""
 
@@ -122,9 +124,11 @@ class Extractor:
                     self._scheduler.cancel(record.ticket)
         return self._result(record)
 
-    def many(self, texts: Iterable[str]) -> Iterator[Extraction]:
+    def many(self, texts: Iterable[str]) -> Generator[Extraction]:
         """The fields of each text, in order; reads ahead of what it yields by a bounded number of texts."""
-        return map(self._result, self._records(texts))
+        with closing(self._records(texts)) as records:
+            for record in records:
+                yield self._result(record)
 
     def traces(self, texts: Iterable[str]) -> Iterator[tuple[str, Trace, Any]]:
         """Each text with the trace of its answer and its data, None where there are none."""
@@ -135,27 +139,28 @@ class Extractor:
             trace = self._trace(finish) if whole else Trace([], [], [])  # type: ignore[arg-type]
             yield record.text, trace, result.data
 
-    def _records(self, texts: Iterable[str]) -> Iterator[_Record]:
+    def _records(self, texts: Iterable[str]) -> Generator[_Record]:
         """Texts whose answers are known, in order."""
+        if isinstance(texts, str):
+            raise InputError("texts are several: a list, or anything that can be iterated", found="one text")
         ready: SimpleQueue[None] = SimpleQueue()
         schedulers = self._model.schedulers()
         ahead = AHEAD * schedulers[0].parallel
+        most = 2 * ahead * len(schedulers)
 
         def wake() -> None:
             ready.put(None)
 
         lanes = [scheduler.open_lane(ahead, wake) for scheduler in schedulers]
-        source = enumerate(texts)
+        source = iter(texts)
         waiting: deque[_Record] = deque()
         number, ended = 0, False
         try:
             while True:
                 # Record after record to lane after lane: which one has room must not depend on time.
-                while (
-                    not ended and len(waiting) < 2 * ahead * len(lanes) and lanes[number % len(lanes)].roomy
-                ):
-                    number, text = next(source, (number, None))
-                    if text is None:
+                while not ended and len(waiting) < most and lanes[number % len(lanes)].roomy:
+                    text = next(source, _END)
+                    if text is _END:
                         ended = True
                         for scheduler, lane in zip(schedulers, lanes, strict=True):
                             scheduler.seal(lane)
@@ -168,7 +173,8 @@ class Extractor:
                     number += 1
                 if not waiting:
                     return
-                while not (waiting[0].over or (not ended and lanes[number % len(lanes)].hungry)):
+                feedable = not ended and len(waiting) < most
+                while not (waiting[0].over or (feedable and lanes[number % len(lanes)].hungry)):
                     ready.get()
                 while waiting and waiting[0].over:
                     yield waiting.popleft()
@@ -187,7 +193,10 @@ class Extractor:
     def _prepare(self, text: str, wake: Callable[[], None]) -> _Record:
         """A text as a request, or the reason why it can't be one."""
         record = _Record(text, wake)
-        if not isinstance(text, str) or not text.strip():
+        if not isinstance(text, str):
+            record.failure = Failure("encoding", f"not a text but {type(text).__name__}")
+            return record
+        if not text.strip():
             record.failure = Failure("empty", "the text is empty")
             return record
         model = self._model

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from queue import SimpleQueue
@@ -228,7 +228,7 @@ class Model(AsyncFace):
         *,
         min_confidence: float | None = None,
         **options: Unpack[AnswerOptions],
-    ) -> Iterator[Extraction]:
+    ) -> Generator[Extraction]:
         """The fields of many texts, in their order, from any iterator, in bounded memory, several at once.
 
         Counted from the first text, every ``epoch`` of them is answered as if by a model just loaded, unless other

@@ -155,10 +155,13 @@ class Scheduler:
                 raise
 
     def _waits_for_feeder(self, active: list[Slot]) -> bool:
-        """Whether a lane lacks its next request, and nobody else wants anything: the step waits for it."""
+        """Whether the lanes lack their next requests, and nobody else wants anything: the step waits for them.
+
+        Where two are read at once and only one lacks them, it does not: its reader may be away for good.
+        """
         if self._lanes.singles or not all(slot.ticket.lane for slot in active if slot.ticket):
             return False
-        return any(lane.hungry for lane in self._lanes.ordered)
+        return all(lane.hungry for lane in self._lanes.ordered)
 
     def _drop_unwanted(self) -> None:
         """Take out what was cancelled, is late, or belongs to a lane that nobody reads."""
