@@ -42,7 +42,7 @@ class Options(AnswerOptions, total=False):
 class Failure:
     """Why a record has no data: a code for programs, a message for people."""
 
-    code: Literal["empty", "encoding", "too_long", "truncated", "invalid"]
+    code: Literal["empty", "encoding", "too_long", "truncated", "invalid", "deadline"]
     message: str
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from edgekit.answer import AnswerOptions, Extraction, Failure, Options
 from edgekit.confidence import Trace, evidence
-from edgekit.errors import InputError
+from edgekit.errors import HardwareError, InputError
 from edgekit.schemas import restore
 
 if TYPE_CHECKING:
@@ -223,6 +223,8 @@ class Extractor:
         if isinstance(finish, InputError):
             short = "more tokens than are left" in finish.what
             return _failed(Failure("too_long" if short else "invalid", str(finish)))
+        if isinstance(finish, HardwareError) and "deadline" in finish.what:
+            return _failed(Failure("deadline", finish.what))
         if isinstance(finish, BaseException):
             raise finish
         assert finish is not None

@@ -159,9 +159,10 @@ class Scheduler:
 
         Where two are read at once and only one lacks them, it does not: its reader may be away for good.
         """
-        if self._lanes.singles or not all(slot.ticket.lane for slot in active if slot.ticket):
+        if self._lanes.singles:
             return False
-        return all(lane.hungry for lane in self._lanes.ordered)
+        lanes = {slot.ticket.lane for slot in active if slot.ticket} | set(self._lanes.ordered)
+        return all(lane is not None and lane.hungry for lane in lanes)
 
     def _drop_unwanted(self) -> None:
         """Take out what was cancelled, is late, or belongs to a lane that nobody reads."""
