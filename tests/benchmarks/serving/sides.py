@@ -59,9 +59,7 @@ def server_side(model: Path, job: Job, extra: Sequence[str]) -> Said:
     """llama-server, a client for each slot; ``extra`` is the program, its log, and further arguments."""
     program, log, *arguments = extra
     with serving(Path(program), model, job.threads, arguments, Path(log)) as port:
-        said = _timed(job, lambda texts: _clients(port, job, texts), "")
-    lines = [line for line in Path(log).read_text(errors="replace").splitlines() if "system_info" in line]
-    return Said(said.seconds, said.answers, said.tokens, lines[0] if lines else "")
+        return _timed(job, lambda texts: _clients(port, job, texts), _system())
 
 
 def _clients(port: int, job: Job, texts: Sequence[str]) -> Answers:
