@@ -46,6 +46,24 @@ class Setting:
             run_child(python("make_model", size, folder, *flags), self.log)
         return folder
 
+    def bundle(self, model: Path, quant: str) -> Path:
+        """A bundle of a folder with ``base`` and ``adapter``, built where it is missing and kept for the next run."""
+        kept = self.work / model.name / f"bundle-{quant.lower()}"
+        if not kept.exists():
+            say(f"building {model.name} in {quant} …")
+            made = build_with_edgekit(self, model, quant)
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            Path(made.found["artifact"]).parent.rename(kept)
+            shutil.rmtree(made.out)
+        return kept
+
+    def ask(self, module: str, *arguments: object, **environment: str) -> Any:
+        """Run a module of this package, its last argument a file for what it found, and read that (JSON)."""
+        out = self.work / "figures.json"
+        out.unlink(missing_ok=True)
+        run_child(python(module, *arguments, out), self.log, {**self.environment, **environment})
+        return json.loads(out.read_text())
+
 
 @dataclass(frozen=True)
 class EdgekitRun:

@@ -30,7 +30,7 @@ def prompt(model: Model, tokens: int, number: int) -> str:
     """About ``tokens`` tokens of text that no earlier prompt shares: nothing may come from the cache."""
     text = "abcdefghijklmnopqrstuvwxyz"[number % 26] + str(number)
     for word in itertools.cycle(WORDS):
-        if len(model._tokens(text)) >= tokens:
+        if len(model.tokens(text)) >= tokens:
             return text
         text += " " + word
     raise AssertionError

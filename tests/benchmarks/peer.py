@@ -15,33 +15,42 @@ from importlib.metadata import version
 from pathlib import Path
 
 NEEDED = ("convert_hf_to_gguf.py", "conversion/", "gguf-py/")
+PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
 QUANTIZATIONS = {"Q4_K_M": "MOSTLY_Q4_K_M", "Q8_0": "MOSTLY_Q8_0"}
 
 
 def fetch(folder: Path) -> Path:
     """llama.cpp's converter from the sdist of the installed llama-cpp-python, and what it imports."""
-    package = f"llama-cpp-python=={version('llama-cpp-python')}"
-    source = folder / package.replace("==", "-") / "llama.cpp"
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
     if not (folder / "lib").exists():
         target = ["install", "--target", str(folder / "lib"), "sentencepiece", "protobuf"]
-        subprocess.run([*pip, *target], check=True)
+        subprocess.run([*PIP, *target], check=True)
+    return _sources(folder, "llama.cpp", NEEDED)
+
+
+def fetch_all(folder: Path) -> Path:
+    """All of its llama.cpp, to build a server from."""
+    return _sources(folder, "llama.cpp-whole", ("",))
+
+
+def _sources(folder: Path, name: str, wanted: tuple[str, ...]) -> Path:
+    package = f"llama-cpp-python=={version('llama-cpp-python')}"
+    source = folder / package.replace("==", "-") / name
     if not source.exists():
-        print(f"fetching the sdist of {package} for its converter …", file=sys.stderr)
+        print(f"fetching the sdist of {package} for its llama.cpp …", file=sys.stderr)
         download = ["download", "--no-deps", "--no-binary", "llama-cpp-python", package, "-d", str(folder)]
-        subprocess.run([*pip, *download], check=True)
+        subprocess.run([*PIP, *download], check=True)
         archive = next(folder.glob("llama_cpp_python-*.tar.gz"))
-        _unpack(archive, source)
+        _unpack(archive, source, wanted)
         archive.unlink()
     return source
 
 
-def _unpack(archive: Path, target: Path) -> None:
-    """Only the converter and its two packages, out of 77 MB."""
+def _unpack(archive: Path, target: Path, wanted: tuple[str, ...]) -> None:
+    """What begins so, out of llama.cpp's folder."""
     with tarfile.open(archive) as tar:
         for member in tar:
             _, found, inner = member.name.partition("/vendor/llama.cpp/")
-            if found and inner.startswith(NEEDED):
+            if found and inner.startswith(wanted):
                 member.name = inner
                 tar.extract(member, target, filter="data")
 
