@@ -73,8 +73,10 @@ class Bars(Listener):
     def stage(self, name: str, total: int) -> None:
         if self._task is not None:
             self._progress.update(self._task, completed=self._progress.tasks[self._task].total)
-        counts_weights = total > 1000
-        self._task = self._progress.add_task(name, total=total * 4 if counts_weights else total, what="")
+        counts_weights = total > 1_000_000
+        self._task = self._progress.add_task(
+            name, total=total * 4 if counts_weights else total, what="", weights=counts_weights
+        )
         self._scale = 4 if counts_weights else 1
 
     def advance(self, what: str, amount: int) -> None:
@@ -92,11 +94,21 @@ def bars() -> Iterator[Listener]:
     from rich.progress import (
         BarColumn,
         Progress,
+        Task,
         TaskProgressColumn,
         TextColumn,
         TimeRemainingColumn,
         TransferSpeedColumn,
     )
+    from rich.text import Text
+
+    class Speed(TransferSpeedColumn):
+        """Bytes a second of weights, pieces a second of what is counted."""
+
+        def render(self, task: Task) -> Text:
+            if task.fields["weights"]:
+                return super().render(task)
+            return Text(f"{task.speed:.0f}/s" if task.speed else "")
 
     console = Console(stderr=True)
     if not console.is_terminal:
@@ -106,7 +118,7 @@ def bars() -> Iterator[Listener]:
         TextColumn("{task.description}"),
         BarColumn(),
         TaskProgressColumn(),
-        TransferSpeedColumn(),
+        Speed(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[what]}", style="dim"),
     )

@@ -70,6 +70,8 @@ def main() -> None:
         alone = [_first_token(model, number)[0] for number in range(SHORT)]
         steps = Steps(model)
         stop = _start_long(model)
+        while len(steps.seconds) < 3:  # the pauses below are parts of a step
+            time.sleep(0.01)
         pause = random.Random(0)
         loaded = []
         for number in range(SHORT, 2 * SHORT):
