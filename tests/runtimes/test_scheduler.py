@@ -308,8 +308,9 @@ def test_scores_of_given_answers() -> None:
 
 @pytest.fixture(scope="module")
 def engine(bundles: Path) -> Iterator[LlamaCppEngine]:
-    options = LlamaCppOptions(n_ctx=512, threads=1, n_seq_max=6, n_kv=1024)
-    engine = LlamaCppEngine(bundles / "restaurant-q8_0" / "model.gguf", options)
+    # Nothing is rounded, so that the order of a batch's places can't turn a near tie.
+    options = LlamaCppOptions(n_ctx=512, threads=1, n_seq_max=6, n_kv=1024, kv_type="f32")
+    engine = LlamaCppEngine(bundles / "restaurant-f32" / "model.gguf", options)
     yield engine
     engine.close()
 
@@ -328,7 +329,7 @@ def test_a_real_model_answers_alike_alone_and_in_a_batch(engine: LlamaCppEngine)
     with serving(engine) as scheduler:
         together = [submit(scheduler, prompt, request)[1] for prompt in prompts]
         found = [wait(events)[0] for events in together]
-    assert sum(a == b for a, b in zip(alone, found, strict=True)) >= len(prompts) - 1
+    assert found == alone
 
 
 def test_its_cache_is_shared_and_given_back(engine: LlamaCppEngine) -> None:
