@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -46,13 +47,14 @@ class LlamaBatch:
         self.wanted[0] = wanted
         self.struct.n_tokens = 1
 
-    def fill(self, plan: Plan, start: int, stop: int) -> None:
-        """Entries ``start`` to ``stop`` of a plan; at most ``size`` of them."""
+    def fill(self, plan: Plan, start: int, stop: int, wanted: Sequence[int]) -> None:
+        """Entries ``start`` to ``stop`` of a plan, at most ``size`` of them; logits of those that are ``wanted``."""
         count = stop - start
         self.token[:count] = plan.token[start:stop]
         self.pos[:count] = plan.pos[start:stop]
         self.seq[:count] = plan.seq[start:stop]
-        self.wanted[:count] = plan.wanted[start:stop]
+        self.wanted[:count] = 0
+        self.wanted[[entry - start for entry in wanted]] = 1
         self.struct.n_tokens = count
 
 
@@ -64,26 +66,26 @@ class Plan:
 
         Raises ``InputError`` for an unknown sequence or token and where a sequence would outgrow ``n_ctx``.
         """
-        total = sum(len(run.tokens) for run in runs)
-        self.token, self.pos, self.seq = (np.zeros(total, np.int64) for _ in range(3))
-        self.wanted: NDArray[np.int8] = np.zeros(total, np.int8)
+        # Lists, not arrays: a step has a few dozen tokens, and each of numpy's calls costs as much as ten of them.
+        self.token: list[int] = []
+        self.pos: list[int] = []
+        self.seq: list[int] = []
         results: list[int] = []  # entry of each wanted position, in the order asked
         self.lengths: dict[int, int] = {}
         """What each touched sequence holds afterwards."""
-        at = 0
         for run in runs:
             start, count = self._reserve(run, lengths, n_ctx)
-            self.token[at : at + count] = run.tokens
-            self.pos[at : at + count] = np.arange(start, start + count)
-            self.seq[at : at + count] = run.seq
+            at = len(self.token)
+            self.token += run.tokens
+            self.pos += range(start, start + count)
+            self.seq += [run.seq] * count
             results += [at + index for index in run.want]
-            at += count
-        self.wanted[np.asarray(results, np.int64)] = 1
-        entries = np.flatnonzero(self.wanted)
-        self.in_order = len(entries) == len(results) and entries.tolist() == results
-        self.order = np.searchsorted(entries, results)
-        """For each wanted position, the row of its entry among those that are computed."""
-        if total and (self.token.min() < 0 or self.token.max() >= n_vocab):
+        self.entries = sorted(set(results))
+        """Wanted positions, in order."""
+        self.in_order = self.entries == results
+        self.order = [] if self.in_order else np.searchsorted(self.entries, results).tolist()
+        """For each wanted position, the row of its entry among those that are computed, unless ``in_order``."""
+        if self.token and not (min(self.token) >= 0 and max(self.token) < n_vocab):
             raise InputError("a token id is outside the vocabulary", expected=f"0 to {n_vocab - 1}")
 
     def _reserve(self, run: Run, lengths: Sequence[int], n_ctx: int) -> tuple[int, int]:
@@ -105,15 +107,18 @@ class Plan:
 
     def spans(self, size: int, outputs: int) -> list[tuple[int, int]]:
         """Cut points so that no call has more than ``size`` tokens or ``outputs`` wanted positions."""
+        total = len(self.token)
+        if total <= size and len(self.entries) <= outputs:
+            return [(0, total)] if total else []
         spans: list[tuple[int, int]] = []
-        start, total = 0, len(self.token)
-        counted = np.cumsum(self.wanted, dtype=np.int64)
+        start = before = 0
         while start < total:
-            before = int(counted[start - 1]) if start else 0
-            room = int(np.searchsorted(counted, before + outputs, side="right"))
+            # The position that would be one too many is where the next call begins.
+            room = self.entries[before + outputs] if before + outputs < len(self.entries) else total
             stop = min(start + size, room, total)
             spans.append((start, stop))
             start = stop
+            before = bisect_left(self.entries, start)
         return spans
 
 

@@ -27,7 +27,7 @@ DEFAULT_CONTEXT: Final = 4096
 SHORT: Final = 256
 """Tokens of KV cache for each of several sequences where the context alone would give them less."""
 
-_KV_TYPES: Final = {"f32": 0, "f16": 1, "q8_0": 8}
+_KV_TYPES: Final = {"f32": 0, "f16": 1, "q8_0": 8, "bf16": 30}
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,8 @@ class LlamaCppOptions:
     kv_type: Literal["f16", "f32", "q8_0"] = "f16"
     """How keys and values are kept; f32 rounds nothing, at twice the memory and without flash attention; q8_0 takes
     half the memory of f16 and is faster on CPUs that multiply bytes."""
+    value_type: Literal["f16", "f32", "q8_0", "bf16"] | None = None
+    """How values are kept, if not as keys are."""
     flash: bool | None = None
     """Flash attention; unset: as llama.cpp decides, which is yes wherever it can."""
     repack: bool | None = None
@@ -185,7 +187,8 @@ class LlamaCppEngine:
         # One stream for all sequences: the only layout in which a part of a prefix can be shared.
         params.kv_unified = True
         params.n_batch = params.n_ubatch = options.n_batch
-        params.type_k = params.type_v = _KV_TYPES[options.kv_type]
+        params.type_k = _KV_TYPES[options.kv_type]
+        params.type_v = _KV_TYPES[options.value_type or options.kv_type]
         if options.flash is not None or options.kv_type == "f32":  # it would round f32 to f16
             flash = options.flash and options.kv_type != "f32"
             on, off = lib.LLAMA_FLASH_ATTN_TYPE_ENABLED, lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
@@ -249,11 +252,14 @@ class LlamaCppEngine:
         spans = plan.spans(self._batch.size, self._n_outputs)
         parts: list[Logits] = []
         for start, stop in spans:
-            self._batch.fill(plan, start, stop)
+            wanted = plan.entries
+            if len(spans) > 1:
+                wanted = [entry for entry in wanted if start <= entry < stop]
+            self._batch.fill(plan, start, stop, wanted)
             status = self._llama_decode(self._context, self._batch.struct)
             if status:
                 raise self._failed(status, plan.lengths)
-            rows = self._wanted_rows(np.flatnonzero(plan.wanted[start:stop]).tolist())
+            rows = self._wanted_rows([entry - start for entry in wanted])
             parts.append(rows if len(spans) == 1 else rows.copy())
         for seq, length in plan.lengths.items():
             self._lengths[seq] = length
@@ -265,13 +271,14 @@ class LlamaCppEngine:
         return found if plan.in_order else found[plan.order]
 
     def _wanted_rows(self, entries: list[int]) -> Logits:
-        """Logits of these entries of the batch: one view where they lie one after the other, as they nearly always do."""
+        """Logits of these entries of the batch, which llama.cpp sorts: one view where they lie together, as always so far."""
         if not entries:
             return np.empty((0, self.n_vocab), np.float32)
+        first = self._logits_address(self._context, entries[0])
+        last = self._logits_address(self._context, entries[-1])
+        if last == first + (len(entries) - 1) * self.n_vocab * 4:
+            return self._rows_at(first, len(entries))
         addresses = [self._logits_address(self._context, entry) for entry in entries]
-        stride = self.n_vocab * 4
-        if all(address == addresses[0] + index * stride for index, address in enumerate(addresses)):
-            return self._rows_at(addresses[0], len(entries))
         return np.concatenate([self._rows_at(address, 1) for address in addresses])
 
     def _rows_at(self, address: int, count: int) -> Logits:

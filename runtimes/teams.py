@@ -5,9 +5,10 @@ In a small model's step the threads spend more time waiting for each other than 
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Final, Literal, TypedDict
 
 from edgekit.runtimes.llamacpp import LlamaCppEngine, LlamaCppOptions, default_threads
 
@@ -18,6 +19,23 @@ MOST: Final = 4
 SEQUENCES: Final = 10
 BATCH: Final = 128
 """Tokens per call of such an engine: its buffers grow with it."""
+
+
+class _Attention(TypedDict, total=False):
+    flash: bool
+    value_type: Literal["bf16"]
+
+
+def _attention(kv_type: str) -> _Attention:
+    """What a few short sequences are best kept in, where the user's choice leaves that open.
+
+    llama.cpp sums f16 values in f16, which x86 CPUs convert to and fro: with bf16, which is taken up into f32, answers
+    come 1.2 times as fast (2 cores with AVX-512), 7.5e-5 nats of KL divergence from f32 instead of 6.0e-5. Elsewhere,
+    matrix products over all places of the cache beat its flash attention, which goes through them one by one.
+    """
+    if kv_type != "f16":
+        return {}
+    return {"value_type": "bf16"} if platform.machine().lower() in ("x86_64", "amd64") else {"flash": False}
 
 
 def forks(engine: LlamaCppEngine, options: LlamaCppOptions) -> Callable[[], Sequence[LlamaCppEngine]] | None:
@@ -32,8 +50,7 @@ def forks(engine: LlamaCppEngine, options: LlamaCppOptions) -> Callable[[], Sequ
         batch_threads=0,
         n_seq_max=max(SEQUENCES, options.n_seq_max),
         n_batch=min(options.n_batch, BATCH),
-        # Its CPU code looks at every place of the cache, whosever it is, one by one; matrices do that faster.
-        flash=False if options.kv_type == "f16" else options.flash,
+        **_attention(options.kv_type),
     )
 
     def opened() -> list[LlamaCppEngine]:

@@ -80,11 +80,12 @@ class Writer:
         if self.matcher is None:
             return []
         tokens: list[int] = []
-        if not self.matcher.complete:
-            tokens = [token for token in self.matcher.forced() if token not in self._eos]
+        complete = self.matcher.complete
+        if not complete and (tokens := [token for token in self.matcher.forced() if token not in self._eos]):
             self.matcher.consume(tokens)
+            complete = self.matcher.complete
         room = self._budget - len(self.tokens)
-        self._complete = self.matcher.complete and len(tokens) <= room
+        self._complete = complete and len(tokens) <= room
         tokens = tokens[:room]
         self.tokens += tokens
         if self.trace is not None:
