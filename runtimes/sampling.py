@@ -96,29 +96,47 @@ class Sampler:
         return logits
 
     def _candidates(self, logits: Logits) -> tuple[Ids, NDArray[np.float64]]:
-        """Ids that survive top-k, top-p and min-p, likeliest first, with their weights at the temperature."""
+        """Ids that survive top-k, top-p and min-p, with their weights at the temperature; nothing is sorted needlessly."""
         options = self._sampling
-        ids = _likeliest(logits, options.top_k)
-        values = logits[ids].astype(np.float64)
-        possible = int(np.count_nonzero(values != -np.inf))
-        ids, values = ids[:possible], values[:possible]
-        if not possible:
+        ids, values = _most(logits, options.top_k)
+        top = float(values.max(initial=-np.inf))
+        if top == -np.inf:
             raise InputError("no token is possible: every logit is minus infinity")
-        weights = np.exp(values - values[0])
-        keep = len(ids)
-        if options.top_p < 1.0:
-            sums = np.cumsum(weights)
-            keep = int(np.searchsorted(sums, options.top_p * sums[-1], side="left")) + 1
-        if options.min_p > 0.0:
-            keep = min(keep, int(np.count_nonzero(weights >= options.min_p)))
-        keep = max(1, keep)
-        return ids[:keep], np.exp((values[:keep] - values[0]) / options.temperature)
+        below = values - np.float32(top)
+        kept = below > -np.inf
+        if options.top_p < 1.0 or options.min_p > 0.0:
+            weights = np.exp(below)
+            if options.top_p < 1.0:
+                kept = _nucleus(weights, options.top_p)
+            if options.min_p > 0.0:
+                kept &= weights >= options.min_p
+        return ids[kept], np.exp(below[kept].astype(np.float64) / options.temperature)
 
 
-def _likeliest(logits: Logits, top_k: int) -> Ids:
-    """Token ids by falling logit, equal ones by id; only the first ``top_k`` where that is set."""
+def _most(logits: Logits, top_k: int) -> tuple[Ids, Logits]:
+    """Token ids of the ``top_k`` highest logits, and these; equal ones by id, and all where it is 0."""
     if not 0 < top_k < len(logits):
-        return np.argsort(-logits, kind="stable")
+        return np.arange(len(logits)), logits
     border = np.partition(logits, len(logits) - top_k)[len(logits) - top_k]
     ids = np.flatnonzero(logits >= border)
-    return ids[np.argsort(-logits[ids], kind="stable")][:top_k]
+    ids = ids[np.argsort(-logits[ids], kind="stable")][:top_k]
+    return ids, logits[ids]
+
+
+def _nucleus(weights: Logits, top_p: float) -> NDArray[np.bool_]:
+    """Which are the fewest of ``weights`` ``(n,)``, the highest of them 1, that reach this part of their sum.
+
+    Only around the border does their order matter: the sums of coarse classes show where that is.
+    """
+    goal = top_p * float(weights.sum(dtype=np.float64))
+    # A float's first bits, its exponent and the beginning of its fraction, are in the order of what it stands for.
+    classes = weights.view(np.uint32) >> np.uint32(18)
+    sums = np.cumsum(np.bincount(classes, weights)[::-1])
+    border = len(sums) - 1 - int(np.searchsorted(sums, goal, side="left"))
+    kept = classes > border
+    missing = goal - float(weights[kept].sum(dtype=np.float64))
+    there = np.flatnonzero(classes == max(border, 0))
+    there = there[np.argsort(-weights[there], kind="stable")]
+    count = int(np.searchsorted(np.cumsum(weights[there], dtype=np.float64), missing, side="left")) + 1
+    kept[there[:count]] = True
+    return kept

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from edgekit.errors import InputError
 from edgekit.runtimes.engine import Logits
-from edgekit.runtimes.sampling import GREEDY, Sampler, Sampling
+from edgekit.runtimes.sampling import GREEDY, Sampler, Sampling, _nucleus
 
 
 def logits_of(*probabilities: float) -> Logits:
@@ -122,3 +122,13 @@ def test_nothing_possible_is_an_error() -> None:
 def test_out_of_range(options: dict[str, float]) -> None:
     with pytest.raises(InputError, match=f"{next(iter(options))} is out of range"):
         Sampling(**options)  # type: ignore[arg-type]
+
+
+@given(st.lists(st.integers(0, 1024), min_size=1, max_size=300), st.integers(1, 1023))
+def test_the_nucleus_is_that_of_a_full_sort(parts: list[int], share: int) -> None:
+    # Whole multiples of 1/1024: every sum is exact, in any order.
+    weights = np.asarray([*parts, 1024], np.float32) / np.float32(1024)
+    order = np.argsort(-weights, kind="stable")
+    sums = np.cumsum(weights[order], dtype=np.float64)
+    count = int(np.searchsorted(sums, share / 1024 * sums[-1])) + 1
+    assert np.flatnonzero(_nucleus(weights, share / 1024)).tolist() == sorted(order[:count].tolist())
