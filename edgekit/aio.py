@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Any, Unpack
 
 from edgekit.answer import AnswerOptions, Extraction, Options
@@ -29,10 +30,10 @@ class AsyncFace:
     ) -> AsyncGenerator[str]:
         """The same piece by piece; closing it ends the answer."""
         model = _model(self)
-        async for piece in _answer(
-            model, model.messages(prompt, system=system, raw=raw), model.request(options)
-        ):
-            yield piece
+        asked = model.messages(prompt, system=system, raw=raw)
+        async with aclosing(_answer(model, asked, model.request(options))) as pieces:
+            async for piece in pieces:
+                yield piece
 
     async def achat(self, messages: Sequence[Mapping[str, Any]], **options: Unpack[Options]) -> str:
         """The next turn of a conversation."""
@@ -43,8 +44,10 @@ class AsyncFace:
     ) -> AsyncGenerator[str]:
         """The same piece by piece."""
         model = _model(self)
-        async for piece in _answer(model, model.conversation(messages), model.request(options)):
-            yield piece
+        asked = model.conversation(messages)
+        async with aclosing(_answer(model, asked, model.request(options))) as pieces:
+            async for piece in pieces:
+                yield piece
 
     async def aextract(
         self,
@@ -93,7 +96,7 @@ def to_loop(sink: Sink) -> Sink:
     loop = asyncio.get_running_loop()
 
     def call(event: str | Finish | BaseException) -> None:
-        if not loop.is_closed():
+        with suppress(RuntimeError):  # a loop that is closed: nobody waits any more
             loop.call_soon_threadsafe(sink, event)
 
     return call

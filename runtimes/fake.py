@@ -87,14 +87,26 @@ class FakeEngine:
                 raise InputError("the sequence would outgrow the context", found=found, expected=self.n_ctx)
         if self._cells.used + sum(rooms.values()) > self.n_kv:
             raise HardwareError("the KV cache is full", expected=f"at most {self.n_kv} tokens")
+        ends, prompt_ends = {seq: len(self._tokens[seq]) for seq in rooms}, self._prompt_end.copy()
+        try:
+            found = self._append(runs)
+        except BaseException:  # the script's: all is as it was before
+            for seq, end in ends.items():
+                del self._tokens[seq][end:]
+                self._cells.truncate(seq, end)
+            self._prompt_end = prompt_ends
+            raise
         self.calls += 1
+        self.decoded += sum(rooms.values())
+        return found
+
+    def _append(self, runs: Sequence[Run]) -> Logits:
         results: list[Logits] = []
         begun: set[int] = set()
         for run in runs:
             before = len(self._tokens[run.seq])
             self._tokens[run.seq] += run.tokens
             self._cells.append(run.seq, len(run.tokens))
-            self.decoded += len(run.tokens)
             if run.want and self._prompt_end[run.seq] is None:
                 # A run of its own after the prompt, in one call with it, is the answer's forced beginning.
                 self._prompt_end[run.seq] = before if run.seq in begun else before + run.want[0] + 1

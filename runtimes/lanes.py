@@ -81,6 +81,12 @@ class Lanes:
         """Forget lanes that have come to their end."""
         self.ordered = [lane for lane in self.ordered if lane.open or lane.queue]
 
+    def clear(self) -> None:
+        """Nothing waits any more; ordered lanes go on with what they are fed next."""
+        self.singles.clear()
+        for lane in self.ordered:
+            lane.queue.clear()
+
     def waiting(self) -> Iterator[Ticket]:
         """Every ticket in a queue."""
         yield from self.singles

@@ -7,6 +7,7 @@ for every thread that calls it, and stops spinning, at a third of the speed, onc
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Sequence
 from time import perf_counter
@@ -19,7 +20,7 @@ from edgekit.runtimes.lanes import Lane, Lanes
 from edgekit.runtimes.request import Request
 from edgekit.runtimes.shortest import check_room
 from edgekit.runtimes.slots import Slot, Slots
-from edgekit.runtimes.ticket import Sink, Ticket
+from edgekit.runtimes.ticket import Sink, Ticket, ticket_for
 from edgekit.runtimes.writer import Writer
 
 
@@ -31,6 +32,8 @@ class Scheduler:
 
         ``exact``: one at a time, and nothing reused but whole steps, so that no other request can change an answer.
         """
+        if parallel is not None and not (isinstance(parallel, int) and parallel >= 1):
+            raise InputError("parallel is out of range", found=parallel, expected="1 or more")
         self.engine = engine
         self.parallel = 1 if exact else min(parallel or engine.n_seq_max, engine.n_seq_max)
         self._exact = exact
@@ -43,27 +46,17 @@ class Scheduler:
         """Nothing to do until something is submitted, cancelled or ended."""
         self._full = False
         """A request had to go back: nobody is admitted before another one's end makes room."""
-        self._closed = False
+        self._closed = self._stopped = False
+        self._process = os.getpid()
         self._thread: threading.Thread | None = None
 
     def ticket(self, prompt: Sequence[int], request: Request, sink: Sink, *, stream: bool = False) -> Ticket:
-        """A checked request; ``InputError`` for a prompt that is empty or doesn't fit the context."""
-        if not prompt:
-            raise InputError("the prompt is empty")
-        needed = len(prompt) + len(request.answer)
-        room = self.engine.n_ctx - needed
-        if room < 0:
-            raise InputError(
-                "the prompt doesn't fit the context",
-                found=f"{needed} tokens",
-                expected=f"at most {self.engine.n_ctx}",
-                next_step="shorten it, or load the model with a larger n_ctx",
-            )
-        # The last token of an answer is never decoded, so it needs no room.
-        return Ticket(list(prompt), request, sink, min(request.max_tokens, room + 1), stream)
+        """A checked request, as ``ticket_for`` makes it."""
+        return ticket_for(self.engine, prompt, request, sink, stream=stream)
 
     def submit(self, *tickets: Ticket) -> None:
         """Queue tickets, in order."""
+        self._check_process()
         with self._lock:
             self._check_open()
             for ticket in tickets:
@@ -72,6 +65,7 @@ class Scheduler:
 
     def open_lane(self, window: int, feed_me: Callable[[], None]) -> Lane:
         """An ordered stream of requests; ``feed_me`` is called, by the scheduler's thread, when it waits for one."""
+        self._check_process()
         with self._lock:
             self._check_open()
             lane = Lane(window, feed_me)
@@ -82,6 +76,12 @@ class Scheduler:
         """What is submitted to the lane from here on finds the engine as new, if the lane is alone."""
         with self._lock:
             lane.queue.append(None)
+
+    def skip(self, lane: Lane) -> None:
+        """What would have come next in the lane is no request, but it counts."""
+        with self._lock:
+            lane.done(lane.number())
+            self._wake()
 
     def seal(self, lane: Lane) -> None:
         """Nothing more will be submitted to the lane."""
@@ -105,13 +105,14 @@ class Scheduler:
     def stop(self) -> None:
         """Fail what is unfinished and end the thread; what is submitted later is an error. The engine stays open."""
         with self._lock:
-            if self._closed:
-                return
             self._closed = True
             self._lock.notify_all()
         if self._thread is not None:
             self._thread.join()
-        self._fail_all(InputError("the model is closed"))
+        with self._lock:
+            if not self._stopped:
+                self._stopped = True
+                self._fail_all(InputError("the model is closed"))
 
     def close(self) -> None:
         """The same, and close the engine."""
@@ -151,8 +152,6 @@ class Scheduler:
             self._compute(active)
         except BaseException as error:
             self._fail_all(error)  # everyone is told; the thread is there for those to come
-            if not isinstance(error, Exception):
-                raise
 
     def _waits_for_feeder(self, active: list[Slot]) -> bool:
         """Whether the lanes lack their next requests, and nobody else wants anything: the step waits for them.
@@ -169,21 +168,12 @@ class Scheduler:
         now = perf_counter()
         for slot in self._slots.active():
             assert slot.ticket is not None
-            if self._unwanted(slot.ticket, now):
+            if step.unwanted(slot.ticket, now):
                 self._over(slot)
-        for ticket in [ticket for ticket in self._lanes.waiting() if self._unwanted(ticket, now)]:
+        for ticket in [ticket for ticket in self._lanes.waiting() if step.unwanted(ticket, now)]:
             self._lanes.remove(ticket)
             self._count_off(ticket)
         self._lanes.sweep()
-
-    def _unwanted(self, ticket: Ticket, now: float) -> bool:
-        if ticket.lane is not None and ticket.lane.given_up:
-            ticket.cancelled = True
-        if ticket.late(now):
-            limit = f"{ticket.request.deadline:g} s"
-            step.fail(ticket, HardwareError("no whole answer within the deadline", expected=limit))
-            return True
-        return ticket.cancelled
 
     def _admit(self) -> bool:
         """Give a slot to the next of every lane, in turn; whether anything moved."""
@@ -193,7 +183,9 @@ class Scheduler:
             ticket = queue[0]
             if ticket is None:
                 moved |= self._pass_border(lane)
-            elif (slot := self._slots.place(ticket)) is not None:
+            elif (slot := self._slots.place(ticket)) is None:
+                break  # the others would take the room that it waits for
+            else:
                 queue.popleft()
                 self._lanes.served(lane)
                 self._begin(slot, ticket)
@@ -206,6 +198,7 @@ class Scheduler:
         if lane is None or any(slot.ticket and slot.ticket.lane is lane for slot in active):
             return False
         lane.queue.popleft()
+        lane.shared = None
         if not active:
             self._slots.forget()
         return True
@@ -221,7 +214,7 @@ class Scheduler:
                 step.show(ticket, run)
                 if ticket.writer.ended() is not None:
                     step.finish(ticket)
-        except EdgekitError as error:
+        except BaseException as error:  # whatever it is, it is this request's alone
             step.fail(ticket, error)
         if ticket.over:
             self._over(slot)
@@ -240,13 +233,19 @@ class Scheduler:
         if not self._slots.fits(sum(count for _, count in chosen)) and len(active) > 1:
             self._send_back(active)
             return
+        self._run(chosen, active)
+
+    def _run(self, chosen: list[tuple[Slot, int]], active: list[Slot]) -> None:
         try:
             found, logits = step.compute(self.engine, self._slots, chosen)
         except EdgekitError as error:
             if isinstance(error, HardwareError) and len(active) > 1:
                 self._send_back(active)
+            elif len(chosen) > 1:
+                for one in chosen:  # whose fault it is shows when each goes alone
+                    self._run([one], [])
             else:
-                self._give_up([slot for slot, _ in chosen], error)
+                self._give_up(chosen[0][0], error)
             return
         for slot in self._chooser.advance(found, logits, self._vocabulary):
             self._over(slot)
@@ -261,13 +260,12 @@ class Scheduler:
         self._slots.keep(slot, 0)
         self._slots.release(slot)
 
-    def _give_up(self, slots: list[Slot], error: EdgekitError) -> None:
-        """The engine refused what these slots wanted."""
-        for slot in slots:
-            assert slot.ticket is not None
-            step.fail(slot.ticket, error)
-            self._over(slot)
-            self._slots.keep(slot, 0)
+    def _give_up(self, slot: Slot, error: EdgekitError) -> None:
+        """The engine refused what this slot wanted."""
+        assert slot.ticket is not None
+        step.fail(slot.ticket, error)
+        self._over(slot)
+        self._slots.keep(slot, 0)
 
     def _over(self, slot: Slot) -> None:
         """A slot's ticket is done, failed or given up."""
@@ -279,22 +277,29 @@ class Scheduler:
     def _count_off(self, ticket: Ticket) -> None:
         ticket.over = True
         if ticket.lane is not None:
-            ticket.lane.done(ticket.number)
+            with self._lock:
+                ticket.lane.done(ticket.number)
 
     def _fail_all(self, error: BaseException) -> None:
         """Tell everyone, and start from an empty cache: an interrupt may have left anything half done."""
         with self._lock:
             tickets = [slot.ticket for slot in self._slots.active() if slot.ticket]
-            waiting = list(self._lanes.waiting())
-            self._lanes, self._full = Lanes(), False
-            for ticket in [*tickets, *waiting]:
+            tickets += self._lanes.waiting()
+            self._lanes.clear()
+            self._full = False
+            try:
+                self._slots.forget()
+            except BaseException:  # an engine that can't be emptied can't be used either
+                self._closed = True
+            for ticket in tickets:
                 self._count_off(ticket)
-                if not ticket.cancelled:
-                    step.fail(ticket, error)
-            for slot in self._slots.active():
-                self._slots.release(slot)
-            self._slots.forget()
+                step.fail(ticket, error)
 
     def _check_open(self) -> None:
         if self._closed:
             raise InputError("the model is closed")
+
+    def _check_process(self) -> None:
+        """Before the lock: the thread that may hold it is not here any more."""
+        if self._process != os.getpid():
+            raise InputError("the model was loaded before this process was forked", next_step="load it here")

@@ -66,7 +66,8 @@ class Slots:
         if not idle:
             return None
         tokens = ticket.tokens()
-        most = len(tokens) - 1  # the last one's logits are wanted, so it is always computed
+        # The prompt's last token is always computed, and all of the answer after it: its logits may be wanted.
+        most = len(ticket.prompt) - 1
         own = max(idle, key=lambda slot: (_common(slot.held, tokens, most), not slot.held, -slot.since))
         here = self._reusable(own, tokens, most)
         source = max(self.slots, key=lambda slot: _common(slot.held, tokens, most))
@@ -79,10 +80,12 @@ class Slots:
             own, copies, here = source, False, there
         elif copies:
             own = min(idle, key=lambda slot: (len(slot.held), slot.since))
+        if not copies:
+            here = self.keep(own, here)  # the rest of what an idle slot holds keeps nobody out
         need = len(tokens) - (there if copies else here) + min(RESERVE, ticket.budget)
-        if not self._make_room(need, {own.seq, source.seq if copies else own.seq}) and busy:
+        if not self._make_room(need, source.seq if copies else own.seq) and busy:
             return None
-        kept = self._copy(source, own, there) if copies else self.keep(own, here)
+        kept = self._copy(source, own, there) if copies else here
         own.ticket, own.pending = ticket, list(tokens[kept:])
         if ticket.lane is not None:
             shared = ticket.lane.shared
@@ -160,23 +163,23 @@ class Slots:
 
     def fits(self, count: int) -> bool:
         """Whether ``count`` more tokens fit, idle slots emptied if they must."""
-        return self._make_room(count, set())
+        return self._make_room(count, None)
 
-    def _make_room(self, count: int, spared: set[int]) -> bool:
+    def _make_room(self, count: int, spared: int | None) -> bool:
         idle = sorted((s for s in self.slots if s.ticket is None and s.held), key=lambda slot: slot.since)
         for slot in idle:
             if self._cells.used + count <= self._engine.n_kv:
                 return True
-            if slot.seq not in spared:
+            if slot.seq != spared:
                 self.keep(slot, 0)
         return self._cells.used + count <= self._engine.n_kv
 
     def forget(self) -> None:
-        """Empty all slots, so that what follows finds the cache as new; none may be at work."""
-        self._engine.clear()
-        for slot in self.slots:
-            slot.held, slot.whole = [], 0
+        """Empty all slots and what they were at, so that what follows finds the cache as new."""
+        self.slots = [Slot(slot.seq) for slot in self.slots]
+        self._clock = 0
         self._cells = Cells(len(self.slots))
+        self._engine.clear()
 
 
 def _common(one: Sequence[int], other: Sequence[int], most: int) -> int:

@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from edgekit.errors import EdgekitError
+from edgekit.errors import EdgekitError, HardwareError
 from edgekit.runtimes.constraint import Vocabulary
 from edgekit.runtimes.engine import Engine, Logits, Run
 from edgekit.runtimes.masks import MaskBatch
@@ -116,7 +116,7 @@ class Chooser:
                 else:
                     run = writer.choose(rows[0], ticket.prompt)
                 done = _go_on(slot, run)
-            except EdgekitError as error:
+            except BaseException as error:  # whatever it is, it is this answer's alone
                 fail(ticket, error)
                 done = True
             if done:
@@ -153,7 +153,7 @@ class Chooser:
             try:
                 if _go_on(slot, writer.take(token, logprob, runner_up)):
                     over.append(slot)
-            except EdgekitError as error:
+            except BaseException as error:
                 fail(ticket, error)
                 over.append(slot)
         done = set(at)
@@ -205,6 +205,17 @@ def finish(ticket: Ticket) -> None:
     first = seconds if ticket.first is None else ticket.first
     ticket.over = True
     ticket.sink(Finish(reason, len(writer.tokens), len(ticket.prompt), seconds, first, writer.trace))
+
+
+def unwanted(ticket: Ticket, now: float) -> bool:
+    """Whether nobody waits for a ticket any more: it was cancelled, or is late, which its sink is told."""
+    if ticket.lane is not None and ticket.lane.given_up:
+        ticket.cancelled = True
+    if ticket.late(now):
+        limit = f"{ticket.request.deadline:g} s"
+        fail(ticket, HardwareError("no whole answer within the deadline", expected=limit))
+        return True
+    return ticket.cancelled
 
 
 def fail(ticket: Ticket, error: BaseException) -> None:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+from edgekit.errors import InputError
+from edgekit.runtimes.engine import Engine
 from edgekit.runtimes.request import Finish, Request
 from edgekit.runtimes.writer import Writer
 
@@ -48,3 +50,22 @@ class Ticket:
     def late(self, now: float) -> bool:
         """Whether its deadline has passed."""
         return self.request.deadline is not None and now - self.begun > self.request.deadline
+
+
+def ticket_for(
+    engine: Engine, prompt: Sequence[int], request: Request, sink: Sink, *, stream: bool = False
+) -> Ticket:
+    """A checked request; ``InputError`` for a prompt that is empty or doesn't fit the context."""
+    if not prompt:
+        raise InputError("the prompt is empty")
+    needed = len(prompt) + len(request.answer)
+    room = engine.n_ctx - needed
+    if room < 0:
+        raise InputError(
+            "the prompt doesn't fit the context",
+            found=f"{needed} tokens",
+            expected=f"at most {engine.n_ctx}",
+            next_step="shorten it, or load the model with a larger n_ctx",
+        )
+    # The last token of an answer is never decoded, so it needs no room.
+    return Ticket(list(prompt), request, sink, min(request.max_tokens, room + 1), stream)
