@@ -56,6 +56,8 @@ class Sampling:
 
 
 GREEDY: Final = Sampling()
+LIKELY: Final = 2.0**-12
+"""Tokens so likely, relative to the likeliest one, are looked at first: few, and nearly always enough."""
 
 
 class Sampler:
@@ -129,14 +131,20 @@ def _nucleus(weights: Logits, top_p: float) -> NDArray[np.bool_]:
     Only around the border does their order matter: the sums of coarse classes show where that is.
     """
     goal = top_p * float(weights.sum(dtype=np.float64))
+    ids = np.flatnonzero(weights >= LIKELY)
+    some = weights[ids]
+    if float(some.sum(dtype=np.float64)) < goal:  # as seldom as a model that knows next to nothing
+        ids, some = np.arange(len(weights)), weights
     # A float's first bits, its exponent and the beginning of its fraction, are in the order of what it stands for.
-    classes = weights.view(np.uint32) >> np.uint32(18)
-    sums = np.cumsum(np.bincount(classes, weights)[::-1])
-    border = len(sums) - 1 - int(np.searchsorted(sums, goal, side="left"))
-    kept = classes > border
-    missing = goal - float(weights[kept].sum(dtype=np.float64))
-    there = np.flatnonzero(classes == max(border, 0))
-    there = there[np.argsort(-weights[there], kind="stable")]
-    count = int(np.searchsorted(np.cumsum(weights[there], dtype=np.float64), missing, side="left")) + 1
-    kept[there[:count]] = True
+    classes = some.view(np.uint32) >> np.uint32(18)
+    sums = np.cumsum(np.bincount(classes, some)[::-1])
+    border = max(0, len(sums) - 1 - int(np.searchsorted(sums, goal, side="left")))
+    above = classes > border
+    missing = goal - float(some[above].sum(dtype=np.float64))
+    there = np.flatnonzero(classes == border)
+    there = there[np.argsort(-some[there], kind="stable")]
+    count = int(np.searchsorted(np.cumsum(some[there], dtype=np.float64), missing, side="left")) + 1
+    above[there[:count]] = True
+    kept = np.zeros(len(weights), np.bool_)
+    kept[ids[above]] = True
     return kept
