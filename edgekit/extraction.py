@@ -151,14 +151,18 @@ class Extractor:
         def wake() -> None:
             ready.put(None)
 
-        lanes = [scheduler.open_lane(ahead, wake) for scheduler in schedulers]
         source = iter(texts)
+        lanes = [scheduler.open_lane(ahead, wake) for scheduler in schedulers]
         waiting: deque[_Record] = deque()
         number, ended = 0, False
         try:
             while True:
                 # Record after record to lane after lane: which one has room must not depend on time.
-                while not ended and len(waiting) < most and lanes[number % len(lanes)].roomy:
+                # Where nothing is on its way there is room, whether the scheduler has counted it yet or not.
+                while not ended and (
+                    not waiting
+                    or (lanes[number % len(lanes)].roomy and not (waiting[0].over and len(waiting) >= most))
+                ):
                     text = next(source, _END)
                     if text is _END:
                         ended = True
@@ -173,8 +177,7 @@ class Extractor:
                     number += 1
                 if not waiting:
                     return
-                feedable = not ended and len(waiting) < most
-                while not (waiting[0].over or (feedable and lanes[number % len(lanes)].hungry)):
+                while not (waiting[0].over or (not ended and lanes[number % len(lanes)].hungry)):
                     ready.get()
                 while waiting and waiting[0].over:
                     yield waiting.popleft()
@@ -185,7 +188,9 @@ class Extractor:
     def _feed(self, text: str, scheduler: Scheduler, lane: Lane, wake: Callable[[], None]) -> _Record:
         """A text on its way through a lane."""
         record = self._prepare(text, wake)
-        if record.ticket is not None:
+        if record.ticket is None:
+            scheduler.skip(lane)
+        else:
             record.ticket.lane = lane
             scheduler.submit(record.ticket)
         return record

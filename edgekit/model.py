@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -123,6 +124,8 @@ class Model(AsyncFace):
         self._scheduler = Scheduler(engine, parallel=parallel, exact=exact)
         self._open_team = team
         self._team: list[Scheduler] = []
+        # Also where nobody closes it, and before the interpreter ends under a thread in mid-step.
+        self._free = weakref.finalize(self, _close, self._team, self._scheduler)
         self._grammars = GrammarCache()
         self._using = threading.RLock()
 
@@ -142,16 +145,17 @@ class Model(AsyncFace):
     def close(self) -> None:
         """Free the model; answers that are still being made end with an error."""
         with self._using:
-            for scheduler in (*self._team, self._scheduler):
-                scheduler.close()
+            _close(self._team, self._scheduler)
+            self._free.detach()
 
     def schedulers(self) -> list[Scheduler]:
         """Those among which ``extract_many`` deals its texts; opened when they are first needed."""
         from edgekit.runtimes.scheduler import Scheduler
 
         with self._using:
+            self._scheduler.check_open()
             if self._open_team is not None and not self._team:
-                self._team = [Scheduler(engine) for engine in self._open_team()]
+                self._team += [Scheduler(engine) for engine in self._open_team()]
             return self._team or [self._scheduler]
 
     @property
@@ -330,6 +334,11 @@ class Model(AsyncFace):
         finally:
             if not ticket.over:
                 self._scheduler.cancel(ticket)
+
+
+def _close(team: list[Scheduler], scheduler: Scheduler) -> None:
+    for one in (*team, scheduler):
+        one.close()
 
 
 def _texts(pieces: Generator[str | Finish]) -> Generator[str]:

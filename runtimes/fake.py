@@ -89,7 +89,7 @@ class FakeEngine:
             raise HardwareError("the KV cache is full", expected=f"at most {self.n_kv} tokens")
         ends, prompt_ends = {seq: len(self._tokens[seq]) for seq in rooms}, self._prompt_end.copy()
         try:
-            found = self._append(runs)
+            logits = self._append(runs)
         except BaseException:  # the script's: all is as it was before
             for seq, end in ends.items():
                 del self._tokens[seq][end:]
@@ -98,7 +98,7 @@ class FakeEngine:
             raise
         self.calls += 1
         self.decoded += sum(rooms.values())
-        return found
+        return logits
 
     def _append(self, runs: Sequence[Run]) -> Logits:
         results: list[Logits] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from edgekit.runtimes.ticket import Ticket
 
@@ -92,6 +92,14 @@ class Lanes:
         yield from self.singles
         for lane in self.ordered:
             yield from (ticket for ticket in lane.queue if ticket is not None)
+
+    def lack_all(self, busy: Iterable[Lane | None]) -> bool:
+        """Whether the lanes lack their next requests, and nobody else wants anything: the step waits for them.
+
+        Where two are read at once and only one lacks them, it does not: its reader may be away for good.
+        """
+        lanes = {*busy, *self.ordered}
+        return not self.singles and all(lane is not None and lane.hungry for lane in lanes)
 
     def heads(self) -> list[Lane | None]:
         """Lanes that have something to admit, the one whose turn it is first; None is that of single requests."""

@@ -46,7 +46,7 @@ class Scheduler:
         """Nothing to do until something is submitted, cancelled or ended."""
         self._full = False
         """A request had to go back: nobody is admitted before another one's end makes room."""
-        self._closed = self._stopped = False
+        self._closed = self._stopped = self._orphan = False
         self._process = os.getpid()
         self._thread: threading.Thread | None = None
 
@@ -58,7 +58,7 @@ class Scheduler:
         """Queue tickets, in order."""
         self._check_process()
         with self._lock:
-            self._check_open()
+            self.check_open()
             for ticket in tickets:
                 self._lanes.put(ticket)
             self._wake()
@@ -67,7 +67,7 @@ class Scheduler:
         """An ordered stream of requests; ``feed_me`` is called, by the scheduler's thread, when it waits for one."""
         self._check_process()
         with self._lock:
-            self._check_open()
+            self.check_open()
             lane = Lane(window, feed_me)
             self._lanes.ordered.append(lane)
             return lane
@@ -109,13 +109,13 @@ class Scheduler:
             self._lock.notify_all()
         if self._thread is not None:
             self._thread.join()
-        with self._lock:
-            if not self._stopped:
-                self._stopped = True
-                self._fail_all(InputError("the model is closed"))
+        self._end()
 
     def close(self) -> None:
         """The same, and close the engine."""
+        if threading.current_thread() is self._thread:  # it came upon a model that nobody holds, in mid-step
+            self._closed = self._orphan = True
+            return
         self.stop()
         self.engine.close()
 
@@ -133,8 +133,17 @@ class Scheduler:
             with self._lock:
                 self._lock.wait_for(lambda: self._closed or not self._idle)
                 if self._closed:
-                    return
+                    break
             self._once()
+        if self._orphan:
+            self._end()
+            self.engine.close()
+
+    def _end(self) -> None:
+        with self._lock:
+            if not self._stopped:
+                self._stopped = True
+                self._fail_all(InputError("the model is closed"))
 
     def _once(self) -> None:
         """One step, or the discovery that nothing can be done until something is submitted."""
@@ -144,24 +153,14 @@ class Scheduler:
                 while not self._full and self._admit():
                     pass
                 active = self._slots.active()
-                if not active or self._waits_for_feeder(active):
+                if not active or self._lanes.lack_all(slot.ticket.lane for slot in active if slot.ticket):
                     self._idle = True
                     for lane in self._lanes.ordered:
                         lane.feed_me()
                     return
             self._compute(active)
-        except BaseException as error:
-            self._fail_all(error)  # everyone is told; the thread is there for those to come
-
-    def _waits_for_feeder(self, active: list[Slot]) -> bool:
-        """Whether the lanes lack their next requests, and nobody else wants anything: the step waits for them.
-
-        Where two are read at once and only one lacks them, it does not: its reader may be away for good.
-        """
-        if self._lanes.singles:
-            return False
-        lanes = {slot.ticket.lane for slot in active if slot.ticket} | set(self._lanes.ordered)
-        return all(lane is not None and lane.hungry for lane in lanes)
+        except BaseException as error:  # noqa: BLE001 - everyone is told; the thread is for those to come
+            self._fail_all(error)
 
     def _drop_unwanted(self) -> None:
         """Take out what was cancelled, is late, or belongs to a lane that nobody reads."""
@@ -214,7 +213,7 @@ class Scheduler:
                 step.show(ticket, run)
                 if ticket.writer.ended() is not None:
                     step.finish(ticket)
-        except BaseException as error:  # whatever it is, it is this request's alone
+        except BaseException as error:  # noqa: BLE001 - a bug or a panic, it is this request's alone
             step.fail(ticket, error)
         if ticket.over:
             self._over(slot)
@@ -245,7 +244,11 @@ class Scheduler:
                 for one in chosen:  # whose fault it is shows when each goes alone
                     self._run([one], [])
             else:
-                self._give_up(chosen[0][0], error)
+                slot = chosen[0][0]
+                assert slot.ticket is not None
+                step.fail(slot.ticket, error)
+                self._over(slot)
+                self._slots.keep(slot, 0)
             return
         for slot in self._chooser.advance(found, logits, self._vocabulary):
             self._over(slot)
@@ -259,13 +262,6 @@ class Scheduler:
         self._full = True
         self._slots.keep(slot, 0)
         self._slots.release(slot)
-
-    def _give_up(self, slot: Slot, error: EdgekitError) -> None:
-        """The engine refused what this slot wanted."""
-        assert slot.ticket is not None
-        step.fail(slot.ticket, error)
-        self._over(slot)
-        self._slots.keep(slot, 0)
 
     def _over(self, slot: Slot) -> None:
         """A slot's ticket is done, failed or given up."""
@@ -289,13 +285,14 @@ class Scheduler:
             self._full = False
             try:
                 self._slots.forget()
-            except BaseException:  # an engine that can't be emptied can't be used either
+            except BaseException:  # noqa: BLE001 - an engine that can't be emptied can't be used either
                 self._closed = True
             for ticket in tickets:
                 self._count_off(ticket)
                 step.fail(ticket, error)
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """Raise ``InputError`` where it was stopped."""
         if self._closed:
             raise InputError("the model is closed")
 

@@ -116,7 +116,7 @@ class Chooser:
                 else:
                     run = writer.choose(rows[0], ticket.prompt)
                 done = _go_on(slot, run)
-            except BaseException as error:  # whatever it is, it is this answer's alone
+            except BaseException as error:  # noqa: BLE001 - a bug or a panic, it is this answer's alone
                 fail(ticket, error)
                 done = True
             if done:
@@ -153,7 +153,7 @@ class Chooser:
             try:
                 if _go_on(slot, writer.take(token, logprob, runner_up)):
                     over.append(slot)
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001 - as above
                 fail(ticket, error)
                 over.append(slot)
         done = set(at)

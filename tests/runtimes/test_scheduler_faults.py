@@ -32,7 +32,7 @@ class Gated(FakeEngine):
         super().__init__(script, **options)
         self.gate = threading.Semaphore(0)
         self.reached = threading.Semaphore(0)
-        self.before: Callable[[], None] = int
+        self.before: Callable[[], object] = int
         self.seen: list[list[tuple[int, int]]] = []
 
     def decode(self, runs: Sequence[Run]) -> Logits:
