@@ -47,9 +47,15 @@ def test_a_real_model(service: Any, bundles: Path) -> None:
         found = client.post("/extract", json={"text": "My name is Zoe Miller and we are six"}).json()
         assert (found["data"]["people"], found["data"]["first_name"]) == ("six", "Zoe")
         assert 0 < found["overall"] <= min(found["confidence"].values()) and not found["calibrated"]
-        asked = {"text": "a table for six", "labels": ["yes", "no"]}
+        asked = {
+            "text": "I lost my card",
+            "labels": ["card_arrival", "lost_or_stolen_card", "top_up_failed"],
+            "prompt": "Extract banking: intent\n{text}",
+            "answer": '{"intent":"{label}"}',
+        }
         found = client.post("/classify", json=asked).json()
-        assert found["label"] in asked["labels"] and abs(sum(found["probabilities"].values()) - 1) < 1e-9
+        assert found["label"] == "lost_or_stolen_card" and found["mass"] > 0.5
+        assert abs(sum(found["probabilities"].values()) - 1) < 1e-9
 
 
 def test_generate_streams(client: TestClient) -> None:
@@ -83,6 +89,7 @@ REFUSED = {
     "a prompt too long": ("/generate", {"prompt": "x" * 5000}),
     "a number out of range": ("/generate", {"prompt": "x", "max_tokens": 0}),
     "labels twice": ("/classify", {"text": "x", "labels": ["a", "a"]}),
+    "an answer without a place": ("/classify", {"text": "x", "labels": ["a"], "answer": "x"}),
     "no labels": ("/classify", {"text": "x", "labels": []}),
 }
 
