@@ -9,6 +9,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
 from edgekit.answer import Classification
+from edgekit.arguments import check
 from edgekit.errors import InputError
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def classify(
 
     begun = perf_counter()
     _check(labels, answer)
+    check("text", text, str, "a text")
     scheduler = model._scheduler
     asked = model.tokens(model.messages(model.extraction_prompt(text, prompt)))
     said = [model.said(answer.replace(LABEL, label, 1)) for label in labels]
@@ -65,7 +67,9 @@ def classify(
 
 
 def _check(labels: Sequence[str], answer: str) -> None:
-    if isinstance(labels, str) or not all(isinstance(label, str) and label for label in labels):
+    check("answer", answer, str, "a text")
+    check("labels", labels, (list, tuple), "a list of texts")
+    if not all(isinstance(label, str) and label for label in labels):
         raise InputError("labels are a list of texts, none of them empty", found=repr(labels)[:100])
     if not 1 <= len(labels) <= MOST:
         raise InputError("the number of labels is out of range", found=len(labels), expected=f"1 to {MOST}")

@@ -11,6 +11,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
 from edgekit.answer import AnswerOptions, Extraction, Failure, Options
+from edgekit.arguments import check
 from edgekit.confidence import Trace, evidence
 from edgekit.errors import HardwareError, InputError
 from edgekit.schemas import restore
@@ -65,6 +66,7 @@ class Extractor:
         min_confidence: float | None,
         options: AnswerOptions,
     ) -> None:
+        check("min_confidence", min_confidence, (int, float, type(None)), "0 to 1")
         if min_confidence is not None and not 0 <= min_confidence <= 1:
             raise InputError("min_confidence is out of range", found=min_confidence, expected="0 to 1")
         from edgekit.runtimes.validity import Validator
@@ -141,8 +143,9 @@ class Extractor:
 
     def _records(self, texts: Iterable[str]) -> Generator[_Record]:
         """Texts whose answers are known, in order."""
-        if isinstance(texts, str):
-            raise InputError("texts are several: a list, or anything that can be iterated", found="one text")
+        if isinstance(texts, str) or not isinstance(texts, Iterable):
+            found = "one text" if isinstance(texts, str) else repr(texts)[:100]
+            raise InputError("texts are several: a list, or anything that can be iterated", found=found)
         ready: SimpleQueue[None] = SimpleQueue()
         schedulers = self._model.schedulers()
         ahead = AHEAD * schedulers[0].parallel

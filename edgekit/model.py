@@ -12,10 +12,11 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, Unpack
 
-from edgekit import chat as templates
 from edgekit.aio import AsyncFace
 from edgekit.answer import AnswerOptions, Classification, Extraction, Options
+from edgekit.arguments import check, check_text
 from edgekit.errors import InputError
+from edgekit.prompts import Prompts
 
 if TYPE_CHECKING:
     from edgekit.confidence_map import ConfidenceMap
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Classification", "Extraction", "Model", "load"]
 
-PLACE: Final = "{text}"
-"""Where an extraction's text goes in its prompt template."""
 EPOCH: Final = 256
 
 
@@ -56,6 +55,7 @@ def load(
     from edgekit.runtimes.llamacpp import LlamaCppEngine, LlamaCppOptions
     from edgekit.runtimes.teams import forks
 
+    check("path", path, (str, os.PathLike), "a path")
     path = Path(path)
     about: dict[str, Any] = {"name": path.stem}
     artifact: AbstractContextManager[Path] = nullcontext(path)
@@ -89,7 +89,7 @@ def load(
     return Model(engine, exact=exact, team=None if exact else forks(engine, options), **about)
 
 
-class Model(AsyncFace):
+class Model(AsyncFace, Prompts):
     """A loaded model. Safe to share between threads: their answers are made together."""
 
     def __init__(
@@ -115,6 +115,8 @@ class Model(AsyncFace):
         from edgekit.runtimes.grammars import GrammarCache
         from edgekit.runtimes.scheduler import Scheduler
 
+        check_text("prompt", prompt)
+        check_text("system", system)
         self.name = name
         self.prompt, self.system, self.schema = prompt, system, schema
         self.confidence = confidence
@@ -253,71 +255,11 @@ class Model(AsyncFace):
 
         return classify(self, text, labels, prompt, answer)
 
-    def extraction_prompt(self, text: str, prompt: str | None = None) -> str:
-        """The prompt that ``extract`` asks with."""
-        prompt = self.prompt if prompt is None else prompt
-        if prompt is None:
-            raise self._missing("prompt template")
-        if PLACE not in prompt:
-            raise InputError(f"the prompt template has no place for the text: {PLACE}", found=prompt[:200])
-        return prompt.replace(PLACE, text, 1)
-
-    def extraction_schema(self, schema: Any = None) -> Any:
-        """The schema that ``extract`` holds the answer to."""
-        schema = self.schema if schema is None else schema
-        if schema is None:
-            raise self._missing("output schema")
-        return schema
-
-    def _missing(self, what: str) -> InputError:
-        return InputError(
-            f"there is no {what} to extract by",
-            path=self.name,
-            next_step=f"pass one, or build the bundle with one (a prompt template holds {PLACE})",
-        )
-
-    def messages(
-        self, prompt: str, *, system: str | None = None, raw: bool = False
-    ) -> str | Sequence[Mapping[str, Any]]:
-        """A prompt as what is asked: the user's turn after the system's, or the text as it stands."""
-        if raw or self._engine.chat_template is None:
-            if system is not None:
-                raise InputError("a system text needs a chat template", found="raw" if raw else "no template")
-            return prompt
-        start = [] if system is None else [{"role": "system", "content": system}]
-        return self.conversation([*start, {"role": "user", "content": prompt}])
-
-    def conversation(self, messages: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
-        """Messages as they are asked: after the bundle's system text where they have none."""
-        if self._engine.chat_template is None:
-            raise InputError(
-                "the model has no chat template", path=self.name, next_step="use generate(), which needs none"
-            )
-        if not messages:
-            raise InputError("there is no message to answer")
-        if self.system is not None and not any(message.get("role") == "system" for message in messages):
-            return [{"role": "system", "content": self.system}, *messages]
-        return messages
-
     def request(self, options: Options) -> Request:
         """What the scheduler is asked, from a call's options."""
         from edgekit.runtimes.asked import asked
 
         return asked(options, self._grammars)
-
-    def tokens(self, prompt: str | Sequence[Mapping[str, Any]]) -> list[int]:
-        """Token ids of a text as it stands, or of messages through the chat template."""
-        engine = self._engine
-        with self._using:  # a model that is closed meanwhile would take its vocabulary with it
-            if not isinstance(prompt, str):
-                return templates.tokenize(engine, engine.chat_template or "", prompt)
-            bos = engine.specials.get(engine.bos_token) if engine.add_bos else None
-            return ([] if bos is None else [bos]) + engine.tokenize(prompt, special=False)
-
-    def said(self, text: str) -> list[int]:
-        """Token ids of a text that the model itself might say."""
-        with self._using:
-            return self._engine.tokenize(text, special=False)
 
     def _answer(self, prompt: str | Sequence[Mapping[str, Any]], request: Request) -> Generator[str | Finish]:
         events: SimpleQueue[str | Finish | BaseException] = SimpleQueue()

@@ -131,5 +131,5 @@ def check_seq(seq: int, n_seq_max: int) -> None:
 def check_options(options: Mapping[str, tuple[int, int, int]]) -> None:
     """Raise ``InputError`` for a ``name: (value, low, high)`` that llama.cpp would answer with an abort."""
     for name, (value, low, high) in options.items():
-        if not low <= value <= high:
+        if not (isinstance(value, int) and low <= value <= high):
             raise InputError(f"{name} is out of range", found=value, expected=f"{low} to {high}")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, Final
 
+from edgekit.arguments import check_options
 from edgekit.errors import InputError
 from edgekit.runtimes.grammars import Grammar, GrammarCache, choice_grammar, lark_grammar, regex_grammar
 from edgekit.runtimes.request import Request
@@ -15,6 +16,7 @@ from edgekit.schemas import as_json_schema
 
 def asked(options: Mapping[str, Any], grammars: GrammarCache) -> Request:
     """The request for these options; ``InputError`` for values out of range and for what can't be enforced."""
+    check_options(options)
     rest = dict(options)
     stop = rest.pop("stop", ())
     given = {name: rest.pop(name) for name in ("schema", *_KINDS) if rest.get(name) is not None}

@@ -61,6 +61,8 @@ class FakeEngine:
     def tokenize(self, text: str, *, special: bool) -> list[int]:
         """UTF-8 bytes; a control token's text is its id only if ``special``."""
         self._check(0)
+        if any("\ud800" <= char <= "\udfff" for char in text):
+            raise InputError("the text holds half of a surrogate pair, which is not Unicode")
         ids: list[int] = []
         while text:
             found = [(text.find(name), name) for name in _SPECIALS if special and name in text]

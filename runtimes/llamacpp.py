@@ -69,8 +69,13 @@ class LlamaCppOptions:
                 "batch_threads": (self.batch_threads, 0, 512),
                 "n_batch": (self.n_batch, 1, 2**16),
                 "n_outputs": (self.n_outputs, 1, 2**16),
+                "n_gpu_layers": (self.n_gpu_layers or 0, -1, 2**16),
             }
         )
+        if self.kv_type not in _KV_TYPES:
+            raise InputError(
+                "there is no such kv_type", found=repr(self.kv_type), expected=", ".join(_KV_TYPES)
+            )
 
 
 class _Forks:

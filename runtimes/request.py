@@ -33,6 +33,8 @@ class Request:
             raise InputError("max_tokens is out of range", found=self.max_tokens, expected="1 or more")
         if self.deadline is not None and not self.deadline > 0:
             raise InputError("the deadline is out of range", found=self.deadline, expected="seconds above 0")
+        if not all(isinstance(text, str) and text for text in self.stop):
+            raise InputError("stop strings are a list of texts, none of them empty", found=repr(self.stop))
         if self.grammar is not None and self.stop:
             raise InputError(
                 "stop strings and an output schema don't go together: a stop string could cut the JSON short"
