@@ -71,6 +71,8 @@ class Lanes:
 
     def put_back(self, ticket: Ticket) -> None:
         """To the head of its lane: it had been admitted before."""
+        if ticket.lane is not None and ticket.lane not in self.ordered:  # it had come to its end
+            self.ordered.append(ticket.lane)
         (self.singles if ticket.lane is None else ticket.lane.queue).appendleft(ticket)
 
     def remove(self, ticket: Ticket) -> None:

@@ -94,6 +94,8 @@ class Writer:
 
     def ended(self) -> Reason | None:
         """Why the answer is over, if it is."""
+        if self._given:  # scored as a whole, however long
+            return "stop" if self._complete else None
         if self._eos_came:
             return "stop" if self.matcher is None else "schema"
         if self._complete:

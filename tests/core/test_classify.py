@@ -68,3 +68,14 @@ def test_labels_that_are_none(labels: list[str]) -> None:
             model.classify("x", labels)
         with pytest.raises(InputError, match="no place for the label"):
             model.classify("x", ["a"], answer="label")
+
+
+@pytest.mark.parametrize("n_ctx", [700, 4096])
+@pytest.mark.parametrize("length", [60, 600])
+def test_labels_that_are_longer_than_what_is_left_for_answers(n_ctx: int, length: int) -> None:
+    """A score is of all of its tokens, in a context that just holds them too."""
+    labels = ["y" * length, "n" * length]
+    prompt = "x" * (n_ctx - length - 50 if n_ctx == 700 else 80)
+    with Model(FakeEngine("n" * length, n_ctx=n_ctx, n_seq_max=2), prompt="{text}") as model:
+        found = model.classify(prompt, labels)
+    assert found.label == labels[1] and found.probabilities[labels[1]] > 0.99 and 0.9 < found.mass <= 1

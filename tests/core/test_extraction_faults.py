@@ -71,6 +71,17 @@ def test_all_late_at_once_and_none_lost(monkeypatch: pytest.MonkeyPatch) -> None
     assert within_a_minute(extract) == ["deadline"] * count
 
 
+def test_the_last_ones_sent_back_by_a_full_cache_are_not_lost() -> None:
+    """Nothing more is fed and nothing waits when the cache turns out too small for those that are at work."""
+    texts = [f"{index} " + "x" * 50 for index in range(3)]
+
+    def extract() -> list[str]:
+        with fake(n_ctx=180, n_kv=300) as model:
+            return [one.data["name"] for one in model.extract_many(texts)]
+
+    assert within_a_minute(extract) == texts
+
+
 def test_an_error_of_one_engine_of_a_team_comes_through() -> None:
     class Failing(FakeEngine):
         def decode(self, runs: Sequence[Run]) -> Logits:
