@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -30,16 +31,18 @@ SECONDS: Final = 120
 @cache
 def works() -> bool:
     """The verdict for the loaded library, kept in the user's cache folder by the library's size and date."""
-    place = _place()
     try:
-        return bool(json.loads(place.read_text())["works"])
-    except (OSError, ValueError, KeyError, TypeError):
-        verdict = _try()
-    try:
+        known = json.loads(_place().read_text())["works"]
+        if isinstance(known, bool):
+            return known
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError):
+        pass  # nothing there, or nothing that can be trusted
+    verdict = _try()
+    # A cache that can't be written, or a user without a home, costs a second next time.
+    with suppress(OSError, RuntimeError):
+        place = _place()
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(json.dumps({"works": verdict}))
-    except OSError:
-        return verdict  # a cache that can't be written costs a second next time
     return verdict
 
 
@@ -47,7 +50,7 @@ def _place() -> Path:
     library = Path(_llamalib.load()._lib._name)
     parts = [
         f"{path}:{path.stat().st_size}:{path.stat().st_mtime_ns}"
-        for path in sorted(library.parent.glob("*ggml*"))
+        for path in sorted({library, *library.parent.glob("*ggml*")})
     ]
     cache_home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache_home) / "edgekit" / f"amx-{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}.json"
@@ -55,6 +58,10 @@ def _place() -> Path:
 
 def _try() -> bool:
     """Run the trial; a crash, a hang or other logits than without AMX mean no."""
+    if getattr(
+        sys, "frozen", False
+    ):  # the executable is the application, which would start itself again and again
+        return False
     command = [sys.executable, "-P", "-m", "edgekit.runtimes._amx"]
     try:
         done = subprocess.run(command, capture_output=True, timeout=SECONDS, check=False)
