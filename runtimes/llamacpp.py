@@ -6,76 +6,21 @@ import copy
 import ctypes
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any
 
 import numpy as np
-import psutil
 
 from edgekit.errors import BundleError, EdgekitError, HardwareError, InputError, UnsupportedModelError
 from edgekit.gguf_shards import read_shards
 from edgekit.runtimes import _amx, _llamalib
-from edgekit.runtimes._llamabatch import LlamaBatch, Plan, check_options, check_seq
+from edgekit.runtimes._llamabatch import LlamaBatch, Plan, check_seq
+from edgekit.runtimes._llamaoptions import DEFAULT_CONTEXT, LlamaCppOptions, context_params
 from edgekit.runtimes._llamathreads import ThreadPool
 from edgekit.runtimes._llamavocab import LlamaVocabulary
 from edgekit.runtimes.engine import Logits, Run
 
-DEFAULT_CONTEXT: Final = 4096
-"""Cap on the context when none is asked for: a 128k context would reserve gigabytes of KV cache."""
-
-SHORT: Final = 256
-"""Tokens of KV cache for each of several sequences where the context alone would give them less."""
-
-_KV_TYPES: Final = {"f32": 0, "f16": 1, "q8_0": 8, "bf16": 30}
-
-
-@dataclass(frozen=True)
-class LlamaCppOptions:
-    """How a model is opened; zeros and None mean "work it out"."""
-
-    n_ctx: int | None = None
-    """Tokens per sequence; unset: what the model was trained with, at most 4096."""
-    n_seq_max: int = 1
-    n_kv: int | None = None
-    """Tokens that all sequences hold together; unset: ``n_ctx``, or 256 a sequence where that is more."""
-    threads: int = 0
-    """For one token at a time; unset: the physical cores that this process may use."""
-    batch_threads: int = 0
-    """For prompts; unset: as ``threads``."""
-    n_batch: int = 512
-    """Tokens per call into llama.cpp."""
-    n_outputs: int = 64
-    """Positions per call whose logits can be wanted: each reserves ``n_vocab`` floats."""
-    n_gpu_layers: int | None = None
-    """Layers on the GPU; unset: all where llama.cpp was built for one, else 0."""
-    kv_type: Literal["f16", "f32", "q8_0"] = "f16"
-    """How keys and values are kept; f32 rounds nothing, at twice the memory and without flash attention; q8_0 takes
-    half the memory of f16 and is faster on CPUs that multiply bytes."""
-    value_type: Literal["f16", "f32", "q8_0", "bf16"] | None = None
-    """How values are kept, if not as keys are."""
-    flash: bool | None = None
-    """Flash attention; unset: as llama.cpp decides, which is yes wherever it can."""
-    repack: bool | None = None
-    """Rearrange weights for faster prompts; unset: yes, unless that means AMX code that doesn't work (see ``_amx``)."""
-
-    def __post_init__(self) -> None:
-        check_options(
-            {
-                "n_ctx": (self.n_ctx or 0, 0, 2**24),
-                "n_seq_max": (self.n_seq_max, 1, 256),
-                "n_kv": (self.n_kv or 0, 0, 2**31 - 1),
-                "threads": (self.threads, 0, 512),
-                "batch_threads": (self.batch_threads, 0, 512),
-                "n_batch": (self.n_batch, 1, 2**16),
-                "n_outputs": (self.n_outputs, 1, 2**16),
-                "n_gpu_layers": (self.n_gpu_layers or 0, -1, 2**16),
-            }
-        )
-        if self.kv_type not in _KV_TYPES:
-            raise InputError(
-                "there is no such kv_type", found=repr(self.kv_type), expected=", ".join(_KV_TYPES)
-            )
+__all__ = ["LlamaCppEngine", "LlamaCppOptions"]
 
 
 class _Forks:
@@ -83,13 +28,6 @@ class _Forks:
 
     def __init__(self) -> None:
         self.count = 1
-
-
-def default_threads() -> int:
-    """Physical cores, but no more than the logical ones that this process may run on."""
-    cores = psutil.cpu_count(logical=False) or 1
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores
-    return max(1, min(cores, allowed))
 
 
 class LlamaCppEngine:
@@ -185,22 +123,8 @@ class LlamaCppEngine:
         trained = lib.llama_model_n_ctx_train(self._model) or DEFAULT_CONTEXT
         self.n_ctx = options.n_ctx or min(trained, DEFAULT_CONTEXT)
         self.n_seq_max = options.n_seq_max
-        params = lib.llama_context_default_params()
-        wanted = options.n_kv or max(self.n_ctx, SHORT * (self.n_seq_max if self.n_seq_max > 1 else 0))
-        params.n_ctx = max(self.n_ctx, wanted)
-        params.n_seq_max = self.n_seq_max
-        # One stream for all sequences: the only layout in which a part of a prefix can be shared.
-        params.kv_unified = True
-        params.n_batch = params.n_ubatch = options.n_batch
-        params.type_k = _KV_TYPES[options.kv_type]
-        params.type_v = _KV_TYPES[options.value_type or options.kv_type]
-        if options.flash is not None or options.kv_type == "f32":  # it would round f32 to f16
-            flash = options.flash and options.kv_type != "f32"
-            on, off = lib.LLAMA_FLASH_ATTN_TYPE_ENABLED, lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
-            params.flash_attn_type = on if flash else off
-        params.n_outputs_max = self._n_outputs = max(options.n_outputs, self.n_seq_max)
-        params.n_threads = options.threads or default_threads()
-        params.n_threads_batch = options.batch_threads or params.n_threads
+        params = context_params(lib, options, self.n_ctx)
+        self._n_outputs: int = params.n_outputs_max
         _llamalib.clear_log()
         self._context = lib.llama_init_from_model(self._model, params)
         if not self._context:

@@ -92,8 +92,7 @@ class Scheduler:
     def close_lane(self, lane: Lane) -> None:
         """The lane's reader is gone: whatever is unfinished is given up."""
         with self._lock:
-            lane.open = False
-            lane.given_up = True
+            lane.open, lane.given_up = False, True
             self._wake()
 
     def cancel(self, ticket: Ticket) -> None:
@@ -279,8 +278,7 @@ class Scheduler:
     def _fail_all(self, error: BaseException) -> None:
         """Tell everyone, and start from an empty cache: an interrupt may have left anything half done."""
         with self._lock:
-            tickets = [slot.ticket for slot in self._slots.active() if slot.ticket]
-            tickets += self._lanes.waiting()
+            tickets = [*(slot.ticket for slot in self._slots.active() if slot.ticket), *self._lanes.waiting()]
             self._lanes.clear()
             self._full = False
             try:

@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final, Literal, TypedDict
 
-from edgekit.runtimes.llamacpp import LlamaCppEngine, LlamaCppOptions, default_threads
+from edgekit.runtimes._llamaoptions import default_threads
+from edgekit.runtimes.llamacpp import LlamaCppEngine, LlamaCppOptions
 
 SMALL: Final = 128 << 20
 """Bytes of weights up to which engines of a core each are faster than one on all cores."""

@@ -36,7 +36,7 @@ def trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Trials]:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     found = Trials()
     with monkeypatch.context() as patched:
-        patched.setattr(_amx.subprocess, "run", found)
+        patched.setattr("subprocess.run", found)
         _amx.works.cache_clear()
         yield found
     _amx.works.cache_clear()

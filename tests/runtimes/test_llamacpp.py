@@ -13,8 +13,9 @@ import pytest
 
 from edgekit.errors import BundleError, EdgekitError, HardwareError, InputError, RuntimeUnavailableError
 from edgekit.runtimes import _llamalib
+from edgekit.runtimes._llamaoptions import default_threads
 from edgekit.runtimes.engine import Engine, Logits, Run
-from edgekit.runtimes.llamacpp import LlamaCppEngine, LlamaCppOptions, default_threads
+from edgekit.runtimes.llamacpp import LlamaCppEngine, LlamaCppOptions
 
 pytest.importorskip("llama_cpp")
 

@@ -27,7 +27,8 @@ def engine(base_gguf: Path) -> Iterator[LlamaCppEngine]:
 
 
 def last(engine: LlamaCppEngine, tokens: list[int], seq: int = 0) -> Logits:
-    return engine.decode([Run(seq, tokens, (len(tokens) - 1,))])[0].copy()
+    found: Logits = engine.decode([Run(seq, tokens, (len(tokens) - 1,))])[0].copy()
+    return found
 
 
 def test_a_fork_has_a_cache_of_its_own(engine: LlamaCppEngine) -> None:
@@ -63,7 +64,7 @@ def test_the_weights_stay_until_the_last_one_is_closed(base_gguf: Path, first: i
     with pytest.raises(InputError, match="closed"):
         closed.fork(OPTIONS)
     found = [last(engine, [5, 6, 7]) for engine in engines]
-    np.testing.assert_allclose(*found, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-4, atol=1e-4)
     engines[0].close()
     assert engines[1].tokenize("two", special=False)
     np.testing.assert_allclose(last(engines[1], [5, 6, 7], seq=1), found[1], rtol=1e-4, atol=1e-4)
