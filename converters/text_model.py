@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgekit.converters.checkpoint import Checkpoint
+from edgekit.converters.checkpoint import Checkpoint, read_config
 from edgekit.converters.places import OTHER_PARTS, text_name
 from edgekit.errors import InputError, UnsupportedModelError
+from edgekit.files import require_folder
 from edgekit.tensors import ALL, Float32, TensorInfo
 
 
@@ -62,7 +63,7 @@ class TextModel:
 
     def __init__(self, checkpoint: Checkpoint, outer: str) -> None:
         self.folder, self.files, self._checkpoint = checkpoint.folder, checkpoint.files, checkpoint
-        self.config: Mapping[str, Any] = _flattened(checkpoint, WRAPPERS[outer])
+        self.config = _flattened(checkpoint.config, checkpoint.folder, WRAPPERS[outer])
         self._stored: dict[str, str] = {}
         left_out = [name for name in checkpoint.names() if name.startswith(OTHER_PARTS)]
         for stored in checkpoint.names():
@@ -99,20 +100,32 @@ def open_model(folder: Path) -> Checkpoint | TextModel:
     """Open a checkpoint; of a multimodal one whose text model is converted, only that."""
     checkpoint = Checkpoint(folder)
     try:
-        named = checkpoint.config.get("architectures")
-        outer = (
-            next((n for n in named if isinstance(n, str) and n in WRAPPERS), None)
-            if isinstance(named, list)
-            else None
-        )
+        outer = _outer(checkpoint.config)
         return TextModel(checkpoint, outer) if outer else checkpoint
     except BaseException:
         checkpoint.close()
         raise
 
 
-def _flattened(checkpoint: Checkpoint, wrapper: Wrapper) -> dict[str, Any]:
-    path, config = checkpoint.folder / "config.json", checkpoint.config
+def config_of(folder: Path) -> Mapping[str, Any]:
+    """The config that ``open_model``'s source will have, from config.json alone: there need be no weights yet."""
+    config = read_config(require_folder(folder, "the checkpoint"))
+    outer = _outer(config)
+    return _flattened(config, folder, WRAPPERS[outer]) if outer else config
+
+
+def _outer(config: Mapping[str, Any]) -> str | None:
+    """The multimodal class that a config names."""
+    named = config.get("architectures")
+    return (
+        next((n for n in named if isinstance(n, str) and n in WRAPPERS), None)
+        if isinstance(named, list)
+        else None
+    )
+
+
+def _flattened(config: Mapping[str, Any], folder: Path, wrapper: Wrapper) -> Mapping[str, Any]:
+    path = folder / "config.json"
     inner = config.get("text_config")
     if not isinstance(inner, dict):
         raise InputError("config.json has no text_config", path=path, found=inner, expected="an object")

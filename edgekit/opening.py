@@ -95,19 +95,21 @@ def opened(spec: BuildSpec, progress: Progress) -> Iterator[Opened]:
 def _base(spec: BuildSpec, stack: ExitStack) -> Checkpoint | TextModel | GgufSource:
     from edgekit.converters.gguf import families
     from edgekit.converters.gguf.gguf_source import GgufSource
-    from edgekit.converters.text_model import open_model
+    from edgekit.converters.text_model import config_of, open_model
 
     base: Checkpoint | TextModel | GgufSource
+    if spec.llama_cpp:
+        handoff.check(spec.llama_cpp)
     if spec.base.is_file():
         base = GgufSource(spec.base, merging=bool(spec.adapters))
     else:
+        # The config decides before any weights are looked for, which may be gigabytes that nobody has fetched yet.
+        config = config_of(spec.base)
+        # What a known family refuses of a config, llama.cpp's converter would take and its runtime compute otherwise.
+        if not spec.llama_cpp or families.named(config):
+            families.find(config, spec.base / "config.json")
         base = open_model(spec.base)
     stack.callback(base.close)
-    if spec.llama_cpp:
-        handoff.check(spec.llama_cpp)
-    # What a known family refuses of a config, llama.cpp's converter would take and its runtime compute otherwise.
-    if not isinstance(base, GgufSource) and (not spec.llama_cpp or families.named(base.config)):
-        families.find(base.config, spec.base / "config.json")
     return base
 
 

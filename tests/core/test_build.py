@@ -224,6 +224,28 @@ def test_bad_input_is_found_before_anything_is_written(spec: BuildSpec, tmp_path
     assert not spec.out.exists()
 
 
+@pytest.mark.parametrize(
+    ("config", "found", "error"),
+    [
+        (
+            {"architectures": ["FooForCausalLM"], "model_type": "foo"},
+            "LlamaForCausalLM",
+            UnsupportedModelError,
+        ),
+        ({"architectures": ["Gemma3ForConditionalGeneration"]}, "no text_config", InputError),
+        ({**llama_config(), "rope_scaling": {"rope_type": "new"}}, "new", UnsupportedModelError),
+        (llama_config(), "no weights here", InputError),
+    ],
+)
+def test_the_config_decides_before_there_are_weights(
+    spec: BuildSpec, tmp_path: Path, config: dict[str, Any], found: str, error: type[EdgekitError]
+) -> None:
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "bare" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(error, match=found):
+        pipeline.build(replace(spec, base=tmp_path / "bare"))
+
+
 @pytest.mark.parametrize("template", ["{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
                                       "{{ messages.__class__.__mro__ }}"])  # fmt: skip
 def test_hostile_chat_templates_do_not_run(spec: BuildSpec, template: str) -> None:
