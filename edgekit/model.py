@@ -56,25 +56,7 @@ def load(
     from edgekit.runtimes.teams import forks
 
     check("path", path, (str, os.PathLike), "a path")
-    path = Path(path)
-    about: dict[str, Any] = {"name": path.stem}
-    artifact: AbstractContextManager[Path] = nullcontext(path)
-    if path.is_dir():
-        from edgekit.bundle import Bundle
-        from edgekit.confidence_map import load_confidence
-
-        bundle = Bundle.open(path)
-        path, manifest = bundle.artifact, bundle.manifest
-        artifact = bundle.verified() if verify else nullcontext(path)
-        about = {
-            "name": manifest.name,
-            "prompt": manifest.prompt,
-            "system": manifest.system,
-            "schema": manifest.output_schema,
-            "confidence": load_confidence(bundle),
-        }
-    elif verify:
-        raise InputError("only a bundle carries digests to verify", path=path)
+    artifact, about = _about(Path(path), verify)
     options = LlamaCppOptions(
         n_ctx=n_ctx,
         n_seq_max=1 if exact else n_parallel,
@@ -87,6 +69,26 @@ def load(
     with artifact as place:
         engine = LlamaCppEngine(place, options)
     return Model(engine, exact=exact, team=None if exact else forks(engine, options), **about)
+
+
+def _about(path: Path, verify: bool) -> tuple[AbstractContextManager[Path], dict[str, Any]]:
+    """The artifact to open, and what is known of it: all that a bundle brings, or a bare file's name."""
+    if not path.is_dir():
+        if verify:
+            raise InputError("only a bundle carries digests to verify", path=path)
+        return nullcontext(path), {"name": path.stem}
+    from edgekit.bundle import Bundle
+    from edgekit.confidence_map import load_confidence
+
+    bundle = Bundle.open(path)
+    manifest = bundle.manifest
+    return bundle.verified() if verify else nullcontext(bundle.artifact), {
+        "name": manifest.name,
+        "prompt": manifest.prompt,
+        "system": manifest.system,
+        "schema": manifest.output_schema,
+        "confidence": load_confidence(bundle),
+    }
 
 
 class Model(AsyncFace, Prompts):
