@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,11 @@ import pytest
 from edgekit.errors import HardwareError, InputError
 from edgekit.extraction import AHEAD
 from edgekit.model import Model
-from edgekit.runtimes.engine import Logits, Run
 from edgekit.runtimes.fake import FakeEngine
 from edgekit.runtimes.scheduler import Scheduler
 from edgekit.runtimes.ticket import Ticket
 from tests.core.test_extraction import SCHEMA, fake, named
+from tests.runtimes.serving import Failing
 
 
 def within_a_minute(work: Callable[[], Any]) -> Any:
@@ -83,12 +83,10 @@ def test_the_last_ones_sent_back_by_a_full_cache_are_not_lost() -> None:
 
 
 def test_an_error_of_one_engine_of_a_team_comes_through() -> None:
-    class Failing(FakeEngine):
-        def decode(self, runs: Sequence[Run]) -> Logits:
-            raise HardwareError("the device is lost")
+    lost = HardwareError("the device is lost")
 
     def team() -> list[FakeEngine]:
-        return [FakeEngine(named, n_seq_max=2), Failing(named, n_seq_max=2)]
+        return [FakeEngine(named, n_seq_max=2), Failing(lost, n_seq_max=2)]
 
     def extract() -> list[str]:
         seen: list[str] = []

@@ -2,18 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from queue import SimpleQueue
 from typing import Any
 
-from edgekit.runtimes.engine import Engine
+from edgekit.runtimes.engine import Engine, Logits, Run
+from edgekit.runtimes.fake import FakeEngine
 from edgekit.runtimes.request import Finish, Request
 from edgekit.runtimes.scheduler import Scheduler
 from edgekit.runtimes.ticket import Ticket
 
 Events = SimpleQueue[str | Finish | BaseException]
 Answer = tuple[str, Finish]
+
+
+def echo(prompt: str) -> str:
+    """A script that answers with the prompt."""
+    return f"<{prompt}>"
+
+
+class Watched(FakeEngine):
+    """Notes every call's runs; where it is gated it computes them when it is let to, after doing ``before``."""
+
+    def __init__(self, script: Any, *, gated: bool = False, **options: Any) -> None:
+        super().__init__(script, **options)
+        self.seen: list[list[tuple[int, int]]] = []
+        self.gate, self._gated = threading.Semaphore(0), gated
+        self.reached = threading.Semaphore(0)
+        self.before: Callable[[], object] = int
+
+    def decode(self, runs: Sequence[Run]) -> Logits:
+        self.reached.release()
+        if self._gated:
+            self.gate.acquire()
+        self.before()
+        self.seen.append([(run.seq, len(run.tokens)) for run in runs])
+        return super().decode(runs)
+
+
+class Failing(FakeEngine):
+    """Raises ``error`` from every call that ``bad`` says so of."""
+
+    def __init__(
+        self, error: BaseException, bad: Callable[[Sequence[Run]], bool] = lambda runs: True, **options: Any
+    ) -> None:
+        super().__init__(echo, **options)
+        self._error, self.bad = error, bad
+
+    def decode(self, runs: Sequence[Run]) -> Logits:
+        if self.bad(runs):
+            raise self._error
+        return super().decode(runs)
+
+
+class Panic(BaseException):
+    """As a library's that was written in Rust: no ``Exception``."""
+
+
+def holds_33(runs: Sequence[Run]) -> bool:
+    """Whether the token 33 is to be computed."""
+    return any(33 in run.tokens for run in runs)
 
 
 @contextmanager

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from edgekit.errors import HardwareError, InputError
 from edgekit.runtimes.constraint import compile_schema
-from edgekit.runtimes.engine import Logits, Run
 from edgekit.runtimes.fake import FakeEngine
 from edgekit.runtimes.llamacpp import LlamaCppEngine, LlamaCppOptions
 from edgekit.runtimes.request import Finish, Request
@@ -18,7 +16,18 @@ from edgekit.runtimes.sampling import Sampling
 from edgekit.runtimes.scheduler import Scheduler
 from edgekit.runtimes.step import PROMPT_SHARE
 from edgekit.runtimes.ticket import Sink
-from tests.runtimes.serving import Events, answer, serving, submit, wait
+from tests.runtimes.serving import (
+    Events,
+    Failing,
+    Panic,
+    Watched,
+    answer,
+    echo,
+    holds_33,
+    serving,
+    submit,
+    wait,
+)
 
 SCHEMA = {
     "type": "object",
@@ -26,27 +35,6 @@ SCHEMA = {
     "required": ["name", "n"],
     "additionalProperties": False,
 }
-
-
-class Watched(FakeEngine):
-    """Notes every call's runs, and computes them only when it is let to, where it is gated."""
-
-    def __init__(self, script: object, *, gated: bool = False, **options: object) -> None:
-        super().__init__(script, **options)  # type: ignore[arg-type]
-        self.seen: list[list[tuple[int, int]]] = []
-        self.gate = threading.Semaphore(0) if gated else None
-        self.reached = threading.Semaphore(0)
-
-    def decode(self, runs: Sequence[Run]) -> Logits:
-        self.reached.release()
-        if self.gate is not None:
-            self.gate.acquire()
-        self.seen.append([(run.seq, len(run.tokens)) for run in runs])
-        return super().decode(runs)
-
-
-def echo(prompt: str) -> str:
-    return f"<{prompt}>"
 
 
 def in_json(prompt: str) -> str:
@@ -77,7 +65,6 @@ def test_under_a_schema_too() -> None:
 
 def test_requests_join_between_steps() -> None:
     engine = Watched(echo, gated=True, n_seq_max=2)
-    assert engine.gate is not None
     with serving(engine) as scheduler:
         _, first = submit(scheduler, list(b"first, a long one"), Request())
         engine.gate.release(3)
@@ -101,7 +88,6 @@ def test_a_beginning_that_prompts_share_is_computed_once() -> None:
 
 def test_short_prompts_are_not_held_up_by_a_long_one() -> None:
     engine = Watched("okokokok", gated=True, n_seq_max=3, n_ctx=8000)
-    assert engine.gate is not None
     with serving(engine) as scheduler:
         _, running = submit(scheduler, list(b"run"), Request(max_tokens=6), stream=True)
         engine.gate.release(1)
@@ -131,25 +117,15 @@ def test_a_full_cache_queues_and_sends_back() -> None:
 
 
 def test_an_engine_that_is_full_before_the_account_is() -> None:
-    class Tight(FakeEngine):
-        def decode(self, runs: Sequence[Run]) -> Logits:
-            if len({run.seq for run in runs}) > 2:
-                raise HardwareError("the KV cache is full")
-            return super().decode(runs)
-
-    with serving(Tight(echo, n_seq_max=4)) as scheduler:
+    full = HardwareError("the KV cache is full")
+    tight = Failing(full, lambda runs: len({run.seq for run in runs}) > 2, n_seq_max=4)
+    with serving(tight) as scheduler:
         prompts = [f"p{index}".encode() for index in range(8)]
         assert all_of(scheduler, prompts, Request()) == [echo(prompt.decode()) for prompt in prompts]
 
 
 def test_an_error_of_the_engine_ends_those_it_met() -> None:
-    class Broken(FakeEngine):
-        def decode(self, runs: Sequence[Run]) -> Logits:
-            if any(33 in run.tokens for run in runs):
-                raise InputError("could not decode")
-            return super().decode(runs)
-
-    with serving(Broken(echo, n_seq_max=1)) as scheduler:
+    with serving(Failing(InputError("could not decode"), holds_33, n_seq_max=1)) as scheduler:
         _, good = submit(scheduler, list(b"one"), Request())
         _, bad = submit(scheduler, [33], Request())
         _, after = submit(scheduler, list(b"two"), Request())
@@ -159,28 +135,20 @@ def test_an_error_of_the_engine_ends_those_it_met() -> None:
         assert wait(after)[0] == "<two>"
 
 
-def test_a_bug_in_the_engine_reaches_everyone_and_the_thread_lives() -> None:
-    class Buggy(FakeEngine):
-        bad = True
-
-        def decode(self, runs: Sequence[Run]) -> Logits:
-            if self.bad:
-                raise ZeroDivisionError("a bug")
-            return super().decode(runs)
-
-    engine = Buggy(echo, n_seq_max=2)
+@pytest.mark.parametrize("error", [ZeroDivisionError("a bug"), Panic("a panic")])
+def test_a_bug_in_the_engine_reaches_everyone_and_the_thread_lives(error: BaseException) -> None:
+    engine = Failing(error, n_seq_max=2)
     with serving(engine) as scheduler:
         waiting = [submit(scheduler, [65 + at], Request())[1] for at in range(4)]
         for events in waiting:
-            with pytest.raises(RuntimeError, match="ZeroDivisionError: a bug"):
+            with pytest.raises(RuntimeError, match=f"{type(error).__name__}: {error}"):
                 wait(events)
-        engine.bad = False
+        engine.bad = lambda runs: False
         assert answer(scheduler, list(b"x"), Request())[0] == "<x>"
 
 
 def test_cancelling_frees_the_slot_within_one_step() -> None:
     engine = Watched(lambda prompt: prompt * 500, gated=True, n_seq_max=1)
-    assert engine.gate is not None
     with serving(engine) as scheduler:
         ticket, events = submit(scheduler, list(b"ab"), Request(), stream=True)
         engine.gate.release(1)
@@ -197,7 +165,6 @@ def test_cancelling_frees_the_slot_within_one_step() -> None:
 
 def test_cancelled_in_the_queue_it_is_never_computed() -> None:
     engine = Watched(echo, gated=True, n_seq_max=1)
-    assert engine.gate is not None
     with serving(engine) as scheduler:
         _, first = submit(scheduler, list(b"one"), Request())
         ticket, _ = submit(scheduler, list(b"two, which is longer"), Request())
@@ -210,7 +177,6 @@ def test_cancelled_in_the_queue_it_is_never_computed() -> None:
 
 def test_deadlines() -> None:
     engine = Watched(echo, gated=True, n_seq_max=1)
-    assert engine.gate is not None
     with serving(engine) as scheduler:
         _, late = submit(scheduler, list(b"one"), Request(deadline=1e-9))
         _, waiting = submit(scheduler, list(b"two"), Request(deadline=1e-9))
@@ -226,7 +192,6 @@ def test_deadlines() -> None:
 
 def test_stopping_fails_what_is_unfinished() -> None:
     engine = Watched(echo, gated=True, n_seq_max=1)
-    assert engine.gate is not None
     scheduler = Scheduler(engine)
     waiting = [submit(scheduler, list(b"x"), Request())[1] for _ in range(3)]
     engine.reached.acquire()
@@ -242,7 +207,6 @@ def test_stopping_fails_what_is_unfinished() -> None:
 
 def test_singles_and_an_ordered_stream_take_turns() -> None:
     engine = Watched(echo, gated=True, n_seq_max=1)
-    assert engine.gate is not None
     order: list[str] = []
     with serving(engine) as scheduler:
         lane = scheduler.open_lane(100, lambda: None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -13,39 +13,17 @@ import pytest
 from edgekit.aio import to_loop
 from edgekit.errors import InputError
 from edgekit.runtimes.constraint import compile_schema
-from edgekit.runtimes.engine import Logits, Run
+from edgekit.runtimes.engine import Run
 from edgekit.runtimes.fake import FakeEngine
 from edgekit.runtimes.request import Finish, Request
 from edgekit.runtimes.sampling import Sampling
 from edgekit.runtimes.scheduler import Scheduler
-from tests.runtimes.serving import Events, answer, serving, submit, wait
-
-
-def echo(prompt: str) -> str:
-    return f"<{prompt}>"
-
-
-class Gated(FakeEngine):
-    """Computes a step when it is let to, and ``before`` it does what a test wants done there."""
-
-    def __init__(self, script: Any, **options: Any) -> None:
-        super().__init__(script, **options)
-        self.gate = threading.Semaphore(0)
-        self.reached = threading.Semaphore(0)
-        self.before: Callable[[], object] = int
-        self.seen: list[list[tuple[int, int]]] = []
-
-    def decode(self, runs: Sequence[Run]) -> Logits:
-        self.reached.release()
-        self.gate.acquire()
-        self.before()
-        self.seen.append([(run.seq, len(run.tokens)) for run in runs])
-        return super().decode(runs)
+from tests.runtimes.serving import Events, Failing, Watched, answer, echo, holds_33, serving, submit, wait
 
 
 def test_a_bug_in_one_request_is_its_own() -> None:
     """Something that no check foresaw, here in the constructor of its sampler."""
-    engine = Gated(echo, n_seq_max=4)
+    engine = Watched(echo, n_seq_max=4, gated=True)
     broken = Sampling(temperature=1.0)
     object.__setattr__(broken, "seed", [1])
     late = Sampling(temperature=1.0, top_k=3)
@@ -63,7 +41,7 @@ def test_a_bug_in_one_request_is_its_own() -> None:
 
 
 def test_an_error_of_the_engine_over_one_of_several_is_that_one_s() -> None:
-    engine = Gated({"one": "1", "two": "22"}, n_seq_max=4)
+    engine = Watched({"one": "1", "two": "22"}, n_seq_max=4, gated=True)
     with serving(engine) as scheduler:
         waiting = [submit(scheduler, list(text), Request())[1] for text in (b"one", b"none", b"two", b"one")]
         engine.gate.release(1000)
@@ -82,35 +60,8 @@ def test_the_fake_engine_is_as_before_after_an_error() -> None:
     assert (engine._tokens, engine._cells.used) == ([list(b"ab"), []], 2)
 
 
-class Panic(BaseException):
-    """As a library's that was written in Rust: no ``Exception``."""
-
-
-def test_after_what_is_no_exception_the_thread_lives_too() -> None:
-    class Panicking(FakeEngine):
-        bad = True
-
-        def decode(self, runs: Sequence[Run]) -> Logits:
-            if self.bad:
-                raise Panic("a panic")
-            return super().decode(runs)
-
-    engine = Panicking(echo)
-    with serving(engine) as scheduler:
-        with pytest.raises(RuntimeError, match="Panic: a panic"):
-            answer(scheduler, list(b"x"), Request())
-        engine.bad = False
-        assert answer(scheduler, list(b"x"), Request())[0] == "<x>"
-
-
 def test_a_lane_outlives_a_bug_that_met_others() -> None:
-    class Buggy(FakeEngine):
-        def decode(self, runs: Sequence[Run]) -> Logits:
-            if any(33 in run.tokens for run in runs):
-                raise ZeroDivisionError("a bug")
-            return super().decode(runs)
-
-    with serving(Buggy(echo)) as scheduler:
+    with serving(Failing(ZeroDivisionError("a bug"), holds_33)) as scheduler:
         lane = scheduler.open_lane(4, lambda: None)
         with pytest.raises(RuntimeError, match="a bug"):
             answer(scheduler, [33], Request())
@@ -129,7 +80,7 @@ def test_a_scored_answer_survives_being_sent_back(label: str) -> None:
     request = Request(answer=tuple(label.encode()), trace=True)
     with serving(FakeEngine("yes", n_seq_max=4, n_ctx=200, n_kv=200)) as scheduler:
         alone = answer(scheduler, prompt, request)[1].trace
-    engine = Gated("yes", n_seq_max=4, n_ctx=200, n_kv=200)
+    engine = Watched("yes", n_seq_max=4, n_ctx=200, n_kv=200, gated=True)
     with serving(engine) as scheduler:
         waiting = [submit(scheduler, prompt, request)[1] for _ in range(3)]
         real, left = scheduler._slots.fits, [True, False, False]
@@ -178,7 +129,7 @@ def test_a_long_prompt_gets_its_turn_beside_a_stream_that_never_ends() -> None:
 
 def test_what_an_idle_slot_holds_keeps_nobody_out() -> None:
     """The slot that shares a beginning holds a long rest, which is nobody's any more."""
-    engine = Gated(lambda prompt: "x" * 60, n_seq_max=2, n_ctx=300, n_kv=300)
+    engine = Watched(lambda prompt: "x" * 60, n_seq_max=2, n_ctx=300, n_kv=300, gated=True)
     with serving(engine) as scheduler:
         engine.gate.release(1)
         answer(scheduler, [65] * 20 + [66] * 130, Request(max_tokens=1))
@@ -215,7 +166,7 @@ def test_behind_a_border_all_is_as_if_new() -> None:
     behind = [b"instructions: Book %d on %d" % (index, index * 7) for index in range(12)]
 
     def steps(prompts: list[bytes | None]) -> list[list[tuple[int, int]]]:
-        engine = Gated(echo, n_seq_max=3)
+        engine = Watched(echo, n_seq_max=3, gated=True)
         engine.gate.release(10_000)
         with serving(engine) as scheduler:
             for events in lane_of(scheduler, prompts):
@@ -228,7 +179,7 @@ def test_behind_a_border_all_is_as_if_new() -> None:
 
 def test_stopping_twice_waits_twice() -> None:
     """The second to stop it may close the engine next, so the thread must be gone for it too."""
-    engine = Gated(echo)
+    engine = Watched(echo, gated=True)
     scheduler = Scheduler(engine)
     _, events = submit(scheduler, list(b"x"), Request())
     engine.reached.acquire()
