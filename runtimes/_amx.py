@@ -58,9 +58,8 @@ def _place() -> Path:
 
 def _try() -> bool:
     """Run the trial; a crash, a hang or other logits than without AMX mean no."""
-    if getattr(
-        sys, "frozen", False
-    ):  # the executable is the application, which would start itself again and again
+    # The executable of a frozen application is the application: it would start itself again and again.
+    if getattr(sys, "frozen", False):
         return False
     command = [sys.executable, "-P", "-m", "edgekit.runtimes._amx"]
     try:
