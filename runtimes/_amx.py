@@ -7,12 +7,10 @@ configuration are read, so the rest is never written. ``-fno-dse`` leaves them i
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import subprocess
 import sys
 import tempfile
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +18,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.caches import recall, remember
 from edgekit.runtimes import _llamalib
 
 SIZE: Final = 64
@@ -31,29 +30,22 @@ SECONDS: Final = 120
 @cache
 def works() -> bool:
     """The verdict for the loaded library, kept in the user's cache folder by the library's size and date."""
-    try:
-        known = json.loads(_place().read_text())["works"]
-        if isinstance(known, bool):
-            return known
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError):
-        pass  # nothing there, or nothing that can be trusted
+    name = _name()
+    kept = recall(name)
+    if isinstance(kept, dict) and isinstance(kept.get("works"), bool):
+        return bool(kept["works"])
     verdict = _try()
-    # A cache that can't be written, or a user without a home, costs a second next time.
-    with suppress(OSError, RuntimeError):
-        place = _place()
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text(json.dumps({"works": verdict}))
+    remember(name, {"works": verdict})  # a cache that can't be written costs a second next time
     return verdict
 
 
-def _place() -> Path:
+def _name() -> str:
     library = Path(_llamalib.load()._lib._name)
     parts = [
         f"{path}:{path.stat().st_size}:{path.stat().st_mtime_ns}"
         for path in sorted({library, *library.parent.glob("*ggml*")})
     ]
-    cache_home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache_home) / "edgekit" / f"amx-{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}.json"
+    return f"amx-{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}.json"
 
 
 def _try() -> bool:
