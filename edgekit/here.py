@@ -58,7 +58,8 @@ def _bandwidth(rest: str) -> float:
     key = f"{_processor()}, {memory['total'] >> 20} MiB, {threads} threads"
     kept = recall(BANDWIDTHS)
     kept = kept if isinstance(kept, dict) else {}
-    found = [float(one) for one in kept.get(key, []) if isinstance(one, int | float) and one > 0]
+    before = kept.get(key)
+    found = [float(one) for one in before if type(one) is int and one > 0] if isinstance(before, list) else []
     if len(found) < MEASURED:
         found.append(bandwidth.measure(threads, memory["available"]))
         remember(BANDWIDTHS, kept | {key: [round(one) for one in found]})

@@ -20,6 +20,7 @@ from edgekit.prompts import Prompts
 
 if TYPE_CHECKING:
     from edgekit.confidence_map import ConfidenceMap
+    from edgekit.profiles.choice import RuntimeChoice
     from edgekit.runtimes.engine import Engine
     from edgekit.runtimes.request import Finish, Request
     from edgekit.runtimes.scheduler import Scheduler
@@ -51,8 +52,8 @@ def load(
     Raises ``BundleError`` or ``InputError`` for what can't be loaded, ``HardwareError`` where memory is short and
     ``RuntimeUnavailableError`` where llama.cpp is missing.
     """
-    from edgekit.profiles.cpu import usable_cores
-    from edgekit.runtimes.llamacpp import LlamaCppEngine, LlamaCppOptions
+    from edgekit.choosing import open_engine
+    from edgekit.runtimes.llamacpp import LlamaCppOptions
     from edgekit.runtimes.teams import forks
 
     check("path", path, (str, os.PathLike), "a path")
@@ -62,13 +63,14 @@ def load(
         n_seq_max=1 if exact else n_parallel,
         n_kv=n_kv,
         kv_type=kv_type,
-        threads=threads or usable_cores(),
+        threads=threads,
         batch_threads=batch_threads,
         n_gpu_layers=n_gpu_layers,
     )
-    with artifact as place:
-        engine = LlamaCppEngine(place, options)
-    return Model(engine, exact=exact, team=None if exact else forks(engine, options), **about)
+    engine, options, choice = open_engine(path, artifact, options)
+    model = Model(engine, exact=exact, team=None if exact else forks(engine, options), **about)
+    model.choice = choice
+    return model
 
 
 def _about(path: Path, verify: bool) -> tuple[AbstractContextManager[Path], dict[str, Any]]:
@@ -122,6 +124,8 @@ class Model(AsyncFace, Prompts):
         self.name = name
         self.prompt, self.system, self.schema = prompt, system, schema
         self.confidence = confidence
+        self.choice: RuntimeChoice | None = None
+        """The settings that ``load`` opened it with, and why."""
         self.epoch = EPOCH
         """Records of ``extract_many`` that are a world of their own: what comes before can't change their answers."""
         self._engine = engine

@@ -28,7 +28,9 @@ def measure(threads: int, available: int) -> float:
     each = max(_PIECE, min(MOST, available // 8) // threads // _PIECE * _PIECE)
     with ThreadPoolExecutor(threads) as pool:
         deadline = time.perf_counter() + FILLING
-        parts = list(pool.map(lambda _: _fill(each, max(_PIECE, SMALLEST // threads), deadline), range(threads)))
+        parts = list(
+            pool.map(lambda _: _fill(each, max(_PIECE, SMALLEST // threads), deadline), range(threads))
+        )
         nbytes = sum(part.nbytes for part in parts)
         best, deadline = 0.0, time.perf_counter() + READING
         while best == 0.0 or time.perf_counter() < deadline:

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import prod
 from pathlib import Path
 from typing import Any, Final
 
-from edgekit.gguf_header import GgufArray, GgufTensor
-from edgekit.gguf_shards import read_shards
+from edgekit.gguf_header import GgufArray, GgufHeader, GgufTensor
 from edgekit.profiles.predict import Shape
 
 _EXPERTS: Final = "_exps."
 
 
-def shape_of(path: Path) -> Shape:
-    """The shape of a GGUF file, or of the first of several; ``InputError`` for an unsound one."""
-    parts = read_shards(path)
+def shape_of(parts: list[tuple[Path, GgufHeader]]) -> Shape:
+    """The shape of a model in the files that ``read_shards`` found."""
     keys = parts[0][1].keys
     tensors = [tensor for _, header in parts for tensor in header.tensors]
     arch = str(keys.get("general.architecture", ""))
     get = _getter(keys, arch)
     layers = get("block_count") or 1 + max(
-        (int(t.name.split(".")[1]) for t in tensors if t.name.startswith("blk.") and t.name.split(".")[1].isdigit()),
+        (
+            int(t.name.split(".")[1])
+            for t in tensors
+            if t.name.startswith("blk.") and t.name.split(".")[1].isdigit()
+        ),
         default=0,
     )
     heads = get("attention.head_count") or 1
@@ -49,7 +52,7 @@ def shape_of(path: Path) -> Shape:
     )
 
 
-def _getter(keys: dict[str, Any], arch: str) -> Any:
+def _getter(keys: dict[str, Any], arch: str) -> Callable[[str], int]:
     def get(name: str) -> int:
         """A number of the architecture's; the largest where every layer has one."""
         value = keys.get(f"{arch}.{name}", 0)
@@ -84,14 +87,14 @@ def _windows(pattern: Any, window: int, layers: int) -> tuple[int, ...]:
     return (0,) * layers
 
 
-def _state(get: Any, recurrent: int) -> int:
+def _state(get: Callable[[str], int], recurrent: int) -> int:
     """Bytes of Mamba's states of one sequence, in float32."""
     inner, state, kernel = get("ssm.inner_size"), get("ssm.state_size"), get("ssm.conv_kernel")
     groups = get("ssm.group_count")
     return 4 * recurrent * (inner * state + max(0, kernel - 1) * (inner + 2 * groups * state))
 
 
-def _read(tensor: GgufTensor, tensors: list[GgufTensor], get: Any) -> float:
+def _read(tensor: GgufTensor, tensors: list[GgufTensor], get: Callable[[str], int]) -> float:
     """The share of a tensor that one token reads."""
     if _EXPERTS in tensor.name and get("expert_count"):
         return min(1.0, get("expert_used_count") / get("expert_count"))

@@ -77,13 +77,13 @@ def _nvml_gpu(one: dict[str, Any], driver: str, left: list[Device]) -> Gpu:
     return Gpu(
         name=name,
         api="cuda",
-        total=one.get("total") or (device and device.total),
-        free=one.get("free") if one.get("total") else device and device.free,
+        total=one.get("total") or (device.total if device else None),
+        free=one.get("free") if one.get("total") else device.free if device else None,
         bandwidth=clock * 1e6 * 2 * bits / 8 if clock and bits else None,  # two transfers a clock
         capability=one.get("capability"),
         driver=driver,
         busy=one.get("utilization"),
-        device=device and device.name,
+        device=device.name if device else None,
     )
 
 
@@ -98,7 +98,7 @@ def _listed(device: Device, place: Place) -> Gpu:
         device.backend.lower(), device.backend.lower()
     )
     jetson = _known(JETSON, place.board) if api == "cuda" else None
-    apple = api == "metal" and _known(APPLE, place.cpu_name)
+    apple = _known(APPLE, place.cpu_name) if api == "metal" else None
     return Gpu(
         name=device.description or device.name,
         api=api,
@@ -106,7 +106,7 @@ def _listed(device: Device, place: Place) -> Gpu:
         free=device.free,
         unified=api == "metal" or device.kind == "igpu" or jetson is not None,
         integrated=device.kind == "igpu" and jetson is None,
-        bandwidth=jetson or apple or None,
+        bandwidth=jetson or apple,
         device=device.name,
     )
 
@@ -135,7 +135,9 @@ def _apple(machine: Machine, place: Place, unknown: dict[str, str]) -> Gpu:
 def _unreachable(machine: Machine, known: list[Gpu], unknown: dict[str, str]) -> list[Gpu]:
     """Cards on the PCI bus that nothing else told of."""
     cards = attempt({}, "pci", lambda: linux.display_adapters(machine)) or []
-    if not any(vendor == "NVIDIA" for vendor, _ in cards) and "no NVIDIA driver" in unknown.get("gpus.nvidia", ""):
+    if not any(vendor == "NVIDIA" for vendor, _ in cards) and "no NVIDIA driver" in unknown.get(
+        "gpus.nvidia", ""
+    ):
         del unknown["gpus.nvidia"]  # no driver and no card: nothing that one wants to know
     found = []
     for vendor, address in cards:
@@ -146,7 +148,9 @@ def _unreachable(machine: Machine, known: list[Gpu], unknown: dict[str, str]) ->
 
 
 def _made_by(gpu: Gpu, vendor: str) -> bool:
-    words = {"NVIDIA": ("nvidia", "geforce", "rtx"), "AMD": ("amd", "radeon"), "Intel": ("intel", "arc")}[vendor]
+    words = {"NVIDIA": ("nvidia", "geforce", "rtx"), "AMD": ("amd", "radeon"), "Intel": ("intel", "arc")}[
+        vendor
+    ]
     return any(word in gpu.name.lower() for word in words) or (vendor == "NVIDIA" and gpu.api == "cuda")
 
 

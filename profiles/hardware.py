@@ -85,15 +85,15 @@ def _cpu(machine: Machine, groups: dict[str, limits.Group], unknown: dict[str, s
     return Cpu(
         name=attempt(unknown, "cpu.name", lambda: str(platform.cpu_name(machine))),
         arch=machine.arch,
-        physical=counts and counts.physical,
-        performance=counts and counts.performance,
-        efficiency=counts and counts.efficiency,
-        logical=counts and counts.logical,
+        physical=counts.physical if counts else None,
+        performance=counts.performance if counts else None,
+        efficiency=counts.efficiency if counts else None,
+        logical=counts.logical if counts else None,
         sockets=counts.sockets if counts else 1,
-        usable=usable and usable.logical,
-        usable_performance=usable and usable.performance,
-        usable_physical=usable and usable.physical,
-        quota=group and attempt(unknown, "cpu.quota", lambda: limits.cpu_quota(machine, group)),
+        usable=usable.logical if usable else None,
+        usable_performance=usable.performance if usable else None,
+        usable_physical=usable.physical if usable else None,
+        quota=attempt(unknown, "cpu.quota", lambda: limits.cpu_quota(machine, group)) if group else None,
         simd=attempt(unknown, "cpu.simd", lambda: list(platform.simd(machine))),
         **(caches or {}),
     )
@@ -122,9 +122,7 @@ def _counts(machine: Machine, cores: list[Core], unknown: dict[str, str]) -> Cou
     return attempt(unknown, "cpu.counts", plain)
 
 
-def _allowed(
-    machine: Machine, groups: dict[str, limits.Group], unknown: dict[str, str]
-) -> set[int] | None:
+def _allowed(machine: Machine, groups: dict[str, limits.Group], unknown: dict[str, str]) -> set[int] | None:
     """The CPUs that affinity and cpuset leave; None where neither is known."""
     try:
         found: set[int] | None = {int(cpu) for cpu in machine.ask("affinity")}
@@ -146,10 +144,12 @@ def _caches(machine: Machine) -> dict[str, int]:
 
 
 def _memory(machine: Machine, groups: dict[str, limits.Group], unknown: dict[str, str]) -> Memory:
-    answer = attempt(unknown, "memory", lambda: {key: int(machine.ask("memory")[key]) for key in ("total", "available")})
+    answer = attempt(
+        unknown, "memory", lambda: {key: int(machine.ask("memory")[key]) for key in ("total", "available")}
+    )
     total, available = (answer["total"], answer["available"]) if answer else (None, None)
     group = groups.get("memory")
-    limited = group and attempt(unknown, "memory.limit", lambda: limits.memory_limit(machine, group))
+    limited = attempt(unknown, "memory.limit", lambda: limits.memory_limit(machine, group)) if group else None
     if not limited:
         return Memory(total=total, available=available)
     limit, left = limited

@@ -121,7 +121,9 @@ def caches(machine: Machine, cpu: int) -> dict[str, int]:
         kind = machine.read(f"{folder}/{index}/type").strip()
         level = number(machine, f"{folder}/{index}/level")
         if kind != "Instruction":
-            found["l1d" if level == 1 else f"l{level}"] = _size(machine.read(f"{folder}/{index}/size").strip())
+            found["l1d" if level == 1 else f"l{level}"] = _size(
+                machine.read(f"{folder}/{index}/size").strip()
+            )
     if not found:
         raise Unavailable(f"{folder} lists no caches")
     return found

@@ -120,7 +120,9 @@ class Recorded:
     def names(self, folder: str) -> list[str]:
         if folder in self.recording.folders:
             return self.recording.folders[folder]
-        inside = {path[len(folder) + 1 :].split("/")[0] for path in self._files if path.startswith(folder + "/")}
+        inside = {
+            path[len(folder) + 1 :].split("/")[0] for path in self._files if path.startswith(folder + "/")
+        }
         if not inside:
             raise FileNotFoundError(2, "No such file or directory", folder)
         return sorted(inside)

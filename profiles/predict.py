@@ -75,8 +75,13 @@ def memory(shape: Shape, *, context: int, kv_type: str, batch: int, sequences: i
     )
 
 
-def speed(shape: Shape, bandwidth: float, *, operations: float, efficiency: float = EFFICIENCY) -> Speed:
-    """From bytes a second of the memory that holds the weights, and multiply-adds a second of what computes."""
-    compute = operations / max(1, shape.token_weights)
-    read = efficiency * bandwidth / max(1, shape.token_bytes)
-    return Speed(compute, 1 / (1 / read + 1 / compute))
+def speed(
+    shape: Shape, bandwidth: float, *, prompt_ops: float, decode_ops: float, efficiency: float = EFFICIENCY
+) -> Speed:
+    """From bytes a second of the memory that holds the weights, and multiply-adds a second of what computes.
+
+    One token at a time, quantized weights are unpacked for a single product each: ``decode_ops`` are far fewer.
+    """
+    weights = max(1, shape.token_weights)
+    read = max(1, shape.token_bytes) / (efficiency * bandwidth)
+    return Speed(prompt_ops / weights, 1 / (read + weights / decode_ops))

@@ -85,7 +85,10 @@ def nvml(_: str = "") -> dict[str, Any]:
         raise Unavailable("no NVIDIA driver is installed") from error
     try:
         count = pynvml.nvmlDeviceGetCount()
-        return {"driver": pynvml.nvmlSystemGetDriverVersion(), "gpus": [_gpu(pynvml, i) for i in range(count)]}
+        return {
+            "driver": pynvml.nvmlSystemGetDriverVersion(),
+            "gpus": [_gpu(pynvml, i) for i in range(count)],
+        }
     finally:
         pynvml.nvmlShutdown()
 

@@ -36,9 +36,7 @@ def cores(machine: Machine) -> list[Core]:
     if not sets:
         raise Unavailable("Windows lists no CPU sets")
     best = max(int(one["efficiency_class"]) for one in sets)
-    return [
-        Core(int(one["cpu"]), int(one["core"]), 0, int(one["efficiency_class"]) == best) for one in sets
-    ]
+    return [Core(int(one["cpu"]), int(one["core"]), 0, int(one["efficiency_class"]) == best) for one in sets]
 
 
 def board(machine: Machine) -> str | None:

@@ -87,7 +87,10 @@ def _library() -> Any:
     lib: Any = ctypes.CDLL(_llamalib.load()._lib._name)
     try:
         lib.ggml_backend_dev_count.restype = ctypes.c_size_t
-        lib.ggml_backend_dev_get.argtypes, lib.ggml_backend_dev_get.restype = [ctypes.c_size_t], ctypes.c_void_p
+        lib.ggml_backend_dev_get.argtypes, lib.ggml_backend_dev_get.restype = (
+            [ctypes.c_size_t],
+            ctypes.c_void_p,
+        )
         lib.ggml_backend_dev_type.argtypes = [ctypes.c_void_p]
         lib.ggml_backend_dev_backend_reg.argtypes = [ctypes.c_void_p]
         lib.ggml_backend_dev_backend_reg.restype = ctypes.c_void_p
@@ -98,6 +101,8 @@ def _library() -> Any:
         lib.ggml_backend_dev_memory.restype = None
     except AttributeError as error:
         raise RuntimeUnavailableError(
-            "llama.cpp can't list its devices", found=str(error), next_step="pip install --upgrade llama-cpp-python"
+            "llama.cpp can't list its devices",
+            found=str(error),
+            next_step="pip install --upgrade llama-cpp-python",
         ) from error
     return lib

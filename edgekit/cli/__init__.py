@@ -24,6 +24,8 @@ COMMANDS = {
     "chat": "Talk with a bundle in the terminal.",
     "calibrate-confidence": "Fit a bundle's confidence on labelled records, so that it means something.",
     "convert-adapter": "Write an adapter as a GGUF file, unmerged, for runtimes that swap adapters.",
+    "profile": "Show this machine, and what would be picked to run a model on it, and why.",
+    "bench": "Measure a bundle's speed and memory here, beside what was predicted.",
     "models": "List the models that are converted, and how each was checked.",
     "demo": "Build the restaurant example and measure base against merged.",
 }

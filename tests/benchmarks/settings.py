@@ -16,7 +16,7 @@ from statistics import median
 import psutil
 
 from edgekit import here
-from edgekit.model import choose
+from edgekit.choosing import choose
 from edgekit.runtimes.engine import Run
 from edgekit.runtimes.llamacpp import LlamaCppEngine, LlamaCppOptions
 
@@ -60,7 +60,9 @@ def measure(path: Path, seconds: float) -> tuple[Setting, dict[Setting, float], 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("models", nargs="+", type=Path)
     parser.add_argument("--seconds", type=float, default=30.0)
     options = parser.parse_args()
@@ -72,7 +74,9 @@ def main() -> None:
         for setting, found in sorted(rates.items()):
             mark = ("  picked" if setting == picked else "") + ("  best" if setting == best else "")
             print(f"  {setting[0]} threads, batch {setting[1]:4}: {found:9,.1f} tok/s{mark}")
-        print(f"  picked is {short:.1%} below the best; {'within' if short <= BOUND else 'NOT within'} {BOUND:.0%}")
+        print(
+            f"  picked is {short:.1%} below the best; {'within' if short <= BOUND else 'NOT within'} {BOUND:.0%}"
+        )
 
 
 if __name__ == "__main__":

@@ -15,7 +15,10 @@ from tests.conftest import ROOT
 
 ROOMS = ("converters", "profiles", "runtimes")
 MAY_IMPORT_ROOMS = {
+    "bench.py",
+    "bench_worker.py",
     "build.py",
+    "choosing.py",
     "classify.py",
     "extraction.py",
     "model.py",
@@ -25,7 +28,9 @@ MAY_IMPORT_ROOMS = {
     "demo.py",
     "golden.py",
     "handoff.py",
+    "here.py",
     "opening.py",
+    "results.py",
 }
 """Core files, besides the command line, that join rooms: inside functions only."""
 HEAVY = (

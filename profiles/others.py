@@ -1,0 +1,142 @@
+"""Runtimes beside llama.cpp, and what to install for what a machine has."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from edgekit.profiles import rates
+from edgekit.profiles.choice import Artifact, Preferences, RuntimeChoice
+from edgekit.profiles.offload import gpu_room, ram_room
+from edgekit.profiles.predict import memory, speed
+from edgekit.profiles.structs import Gpu, Hardware
+from edgekit.profiles.threads import generation_threads
+
+MANY: Final = 4
+"""Answers at once from which vLLM's batching beats llama.cpp on a CUDA card."""
+
+LLAMA: Final = "pip install 'edgekit[llamacpp]'"
+BUILDS: Final = {
+    "NVIDIA": "CMAKE_ARGS='-DGGML_CUDA=on' pip install --force-reinstall --no-cache-dir llama-cpp-python",
+    "AMD": "CMAKE_ARGS='-DGGML_VULKAN=on' pip install --force-reinstall --no-cache-dir llama-cpp-python",
+    "Intel": "CMAKE_ARGS='-DGGML_VULKAN=on' pip install --force-reinstall --no-cache-dir llama-cpp-python",
+    "Apple": "CMAKE_ARGS='-DGGML_METAL=on' pip install --force-reinstall --no-cache-dir llama-cpp-python",
+}
+
+
+def vendor(gpu: Gpu) -> str:
+    """Who made it, as far as its name or API tells."""
+    if gpu.api == "metal":
+        return "Apple"
+    if gpu.api == "cuda":
+        return "NVIDIA"
+    return next((name for name in BUILDS if name.lower() in gpu.name.lower()), "AMD")
+
+
+def unused(hardware: Hardware, gpu: Gpu) -> list[str]:
+    """Why a GPU that is there isn't used, and what would change that."""
+    maker = vendor(gpu)
+    problem = hardware.unknown.get("gpus.nvidia") if maker == "NVIDIA" else None
+    if problem and gpu.api is None:
+        return [f"{gpu.name} isn't used: {problem}"]
+    if gpu.integrated:
+        return []
+    return [f"{gpu.name} isn't used: the installed llama.cpp isn't built for it; {BUILDS[maker]}"]
+
+
+def install_hint(hardware: Hardware) -> str:
+    """The command that gives this machine a runtime."""
+    card = next((gpu for gpu in hardware.gpus if not gpu.integrated), None)
+    return f"llama.cpp isn't installed: {install_command(card)}"
+
+
+def install_command(card: Gpu | None) -> str:
+    """The same alone, for a machine with this GPU, or none."""
+    if card is None or vendor(card) == "Apple":  # llama.cpp's build finds Metal by itself
+        return LLAMA
+    flags = BUILDS[vendor(card)].split(" pip ")[0]
+    return f"{flags} {LLAMA}"
+
+
+def pace(runtime: str, sequences: int) -> float:
+    """Speed beside llama.cpp's on the same device, for ranking: 839 to 1,299 tok/s of a 29M Llama for ONNX Runtime
+    (measured); vLLM's gain is for many answers at once, gptqmodel's loss is that of transformers' loop."""
+    return {"onnxruntime": 0.65, "gptqmodel": 0.5, "vllm": 3.0 if sequences >= MANY else 0.9}[runtime]
+
+
+def choices(hardware: Hardware, artifact: Artifact, wishes: Preferences) -> list[RuntimeChoice]:
+    """ONNX Runtime, or what runs GPTQ."""
+    if artifact.format == "onnx":
+        return [_onnx(hardware, artifact, wishes)]
+    cards = [gpu for gpu in hardware.gpus if gpu.api == "cuda" and not gpu.unified]
+    return [_gptq(hardware, artifact, wishes, name, cards[:1]) for name in ("vllm", "gptqmodel")]
+
+
+def _onnx(hardware: Hardware, artifact: Artifact, wishes: Preferences) -> RuntimeChoice:
+    threads, reasons = generation_threads(hardware.cpu, artifact.shape.token_bytes)
+    found = _plain(hardware, artifact, wishes, "onnxruntime", wishes.threads or threads, [])
+    if hardware.runtime("onnxruntime") is None:
+        return _with(found, reasons, "onnxruntime isn't installed: pip install 'edgekit[onnx]'")
+    ram = ram_room(hardware.memory.available)
+    short = ram is not None and found.memory.total > ram
+    return _with(
+        found,
+        [f"threads: {reason}" for reason in reasons],
+        "main memory is too small for it" if short else None,
+    )
+
+
+def _gptq(
+    hardware: Hardware, artifact: Artifact, wishes: Preferences, runtime: str, cards: list[Gpu]
+) -> RuntimeChoice:
+    found = _plain(hardware, artifact, wishes, runtime, 1, cards)
+    if not cards:
+        return _with(found, [], "GPTQ runs on NVIDIA cards only, and there is none")
+    if hardware.runtime(runtime) is None:
+        extra = "gptq" if runtime == "gptqmodel" else "vllm"
+        return _with(found, [], f"{runtime} isn't installed: pip install 'edgekit[{extra}]'")
+    if found.memory.total > gpu_room(cards[0]):
+        return _with(
+            found, [], f"it doesn't fit on {cards[0].name}, and only llama.cpp can leave a part to the CPU"
+        )
+    return _with(found, [f"all of it fits on {cards[0].name}"], None)
+
+
+def _with(choice: RuntimeChoice, reasons: list[str], rejected: str | None) -> RuntimeChoice:
+    return replace(choice, reasons=tuple(reasons), rejected=rejected)
+
+
+def _plain(
+    hardware: Hardware, artifact: Artifact, wishes: Preferences, runtime: str, threads: int, gpus: list[Gpu]
+) -> RuntimeChoice:
+    """A choice with all of the model in one place."""
+    shape = artifact.shape
+    context = wishes.context or min(shape.trained, 4096)
+    need = memory(
+        shape, context=context * wishes.sequences, kv_type="f16", batch=512, sequences=wishes.sequences
+    )
+    if gpus:
+        bandwidth = rates.read_speed(gpus[0], hardware.memory)
+        prompt, decode = rates.of_gpu(gpus[0], hardware.memory)
+    else:
+        bandwidth = hardware.memory.bandwidth or rates.GUESSED_CPU
+        prompt, decode = rates.of_cpu(hardware.cpu, threads)
+    found = speed(shape, bandwidth, prompt_ops=prompt, decode_ops=decode)
+    known = bool(gpus and gpus[0].bandwidth) or (not gpus and hardware.memory.bandwidth is not None)
+    return RuntimeChoice(
+        runtime=runtime,
+        artifact=artifact,
+        device=gpus[0].name if gpus else "CPU",
+        n_gpu_layers=shape.layers + 1 if gpus else 0,
+        threads=threads,
+        batch_threads=threads,
+        batch=512,
+        context=context,
+        kv_type="f16",
+        memory=need,
+        gpu_bytes=need.total if gpus else 0,
+        prompt_tps=found.prompt_tps if known else None,
+        decode_tps=found.decode_tps if known else None,
+        rank_tps=found.decode_tps * pace(runtime, wishes.sequences),
+        reasons=(),
+    )
