@@ -12,6 +12,7 @@ from edgekit.profiles.machine import Machine, Unavailable, attempt
 from edgekit.profiles.structs import Device, Gpu, Runtime
 
 GB: Final = 1e9
+NO_DRIVER: Final = "no NVIDIA driver"
 APPLE: Final = {
     "M1": 68, "M1 Pro": 205, "M1 Max": 410, "M1 Ultra": 819, "M2": 102, "M2 Pro": 205, "M2 Max": 410,
     "M2 Ultra": 819, "M3": 102, "M3 Pro": 154, "M3 Max": 307, "M3 Ultra": 819, "M4": 120, "M4 Pro": 273,
@@ -46,7 +47,9 @@ def find(machine: Machine, place: Place, runtimes: list[Runtime], unknown: dict[
     if machine.system == "Darwin" and machine.arch == "arm64" and not found:
         found.append(_apple(machine, place, unknown))
     if machine.system == "Linux":
-        found += _unreachable(machine, found, unknown)
+        found += _unreachable(machine, found)
+    if NO_DRIVER in unknown.get("gpus.nvidia", "") and not any(_made_by(gpu, "NVIDIA") for gpu in found):
+        del unknown["gpus.nvidia"]  # no driver and no card: nothing that one wants to know
     return found
 
 
@@ -132,13 +135,9 @@ def _apple(machine: Machine, place: Place, unknown: dict[str, str]) -> Gpu:
     )
 
 
-def _unreachable(machine: Machine, known: list[Gpu], unknown: dict[str, str]) -> list[Gpu]:
+def _unreachable(machine: Machine, known: list[Gpu]) -> list[Gpu]:
     """Cards on the PCI bus that nothing else told of."""
     cards = attempt({}, "pci", lambda: linux.display_adapters(machine)) or []
-    if not any(vendor == "NVIDIA" for vendor, _ in cards) and "no NVIDIA driver" in unknown.get(
-        "gpus.nvidia", ""
-    ):
-        del unknown["gpus.nvidia"]  # no driver and no card: nothing that one wants to know
     found = []
     for vendor, address in cards:
         if any(_made_by(gpu, vendor) for gpu in known):

@@ -124,12 +124,10 @@ def _counts(machine: Machine, cores: list[Core], unknown: dict[str, str]) -> Cou
 
 def _allowed(machine: Machine, groups: dict[str, limits.Group], unknown: dict[str, str]) -> set[int] | None:
     """The CPUs that affinity and cpuset leave; None where neither is known."""
-    try:
-        found: set[int] | None = {int(cpu) for cpu in machine.ask("affinity")}
-    except Unavailable as error:
-        found = None
-        if machine.system == "Linux":
-            unknown["cpu.affinity"] = str(error)
+    why: dict[str, str] = {}
+    found = attempt(why, "cpu.affinity", lambda: {int(cpu) for cpu in machine.ask("affinity")})
+    if machine.system == "Linux":
+        unknown |= why
     if group := groups.get("cpuset"):
         listed = attempt(unknown, "cpu.cpuset", lambda: limits.cpuset(machine, group))
         if listed is not None:

@@ -120,7 +120,7 @@ def caches(machine: Machine, cpu: int) -> dict[str, int]:
             continue
         kind = machine.read(f"{folder}/{index}/type").strip()
         level = number(machine, f"{folder}/{index}/level")
-        if kind != "Instruction":
+        if kind != "Instruction" and 1 <= level <= 3:
             found["l1d" if level == 1 else f"l{level}"] = _size(
                 machine.read(f"{folder}/{index}/size").strip()
             )
@@ -152,10 +152,10 @@ def board(machine: Machine) -> str | None:
 def surroundings(machine: Machine) -> str | None:
     """WSL2 or a container, where limits come from outside."""
     try:
-        version = machine.read("/proc/version")
+        release = machine.read("/proc/sys/kernel/osrelease")
     except OSError:
-        version = ""
-    if "microsoft" in version.lower():
+        release = ""
+    if "microsoft" in release.lower():
         return "WSL2"
     for path, name in (("/.dockerenv", "container"), ("/run/.containerenv", "container")):
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -22,6 +23,12 @@ class Offload:
     layers: int
     nbytes: int
     reasons: tuple[str, ...]
+
+
+def names(gpus: Sequence[Gpu]) -> str:
+    """``RTX 3060``, ``2 x RTX 3090``, ``RTX 4090 and RTX 3060``."""
+    counts = Counter(gpu.name for gpu in gpus)
+    return " and ".join(name if count == 1 else f"{count} x {name}" for name, count in counts.items())
 
 
 def gpu_room(gpu: Gpu) -> int:
@@ -45,7 +52,7 @@ def offload(shape: Shape, memory: Memory, gpus: Sequence[Gpu], ram: int | None) 
         memory.weights // 2, shape.token_bytes * shape.n_vocab * shape.width // max(1, shape.token_weights)
     )
     each = max(1, (memory.weights - output + memory.kv_cache) // max(1, shape.layers))
-    place = " and ".join(gpu.name for gpu in gpus)
+    place = names(gpus)
     reasons = [reason for gpu in gpus for reason in _shared(gpu)]
     if each * shape.layers + output <= room:
         reasons.insert(0, f"all {shape.layers} layers fit on {place}")
@@ -54,9 +61,13 @@ def offload(shape: Shape, memory: Memory, gpus: Sequence[Gpu], ram: int | None) 
         return Offload(shape.layers + 1, each * shape.layers + output + memory.compute, tuple(reasons))
     layers = max(0, min(shape.layers, room // each))
     if layers:
-        reasons.insert(
-            0, f"{layers} of {shape.layers} layers fit on {place}, where {sum(rooms) / 1e9:.1f} GB can be used; the rest runs on the CPU"
-        )  # fmt: skip
+        some = (
+            f"all {layers} layers but the output"
+            if layers == shape.layers
+            else f"{layers} of {shape.layers} layers"
+        )
+        room_text = f"{sum(rooms) / 1e9:.1f} GB can be used"
+        reasons.insert(0, f"{some} fit on {place}, where {room_text}; the rest runs on the CPU")
     return Offload(layers, each * layers + (memory.compute if layers else 0), tuple(reasons))
 
 

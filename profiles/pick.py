@@ -13,7 +13,7 @@ from typing import Final, Literal
 
 from edgekit.profiles import others, rates
 from edgekit.profiles.choice import Artifact, Preferences, RuntimeChoice
-from edgekit.profiles.offload import BUSY, Offload, offload, ram_room
+from edgekit.profiles.offload import BUSY, Offload, names, offload, ram_room
 from edgekit.profiles.predict import KV_BYTES, memory, speed
 from edgekit.profiles.structs import Gpu, Hardware
 from edgekit.profiles.threads import generation_threads
@@ -68,8 +68,10 @@ def _gguf(hardware: Hardware, artifact: Artifact, wishes: Preferences) -> list[R
     usable = [gpu for gpu in hardware.gpus if gpu.device is not None and (gpu.free or gpu.unified)]
     cards = [gpu for gpu in usable if not gpu.integrated]
     own = [gpu for gpu in usable if gpu.integrated]
+    if wishes.n_gpu_layers == 0:
+        return [plain]
     found = [_choice(hardware, artifact, wishes, group) for group in (cards, own[:1]) if group]
-    return [*found, plain]
+    return found if found and wishes.n_gpu_layers else [*found, plain]
 
 
 def _choice(hardware: Hardware, artifact: Artifact, wishes: Preferences, gpus: list[Gpu]) -> RuntimeChoice:
@@ -84,13 +86,13 @@ def _choice(hardware: Hardware, artifact: Artifact, wishes: Preferences, gpus: l
     threads, reasons = generation_threads(hardware.cpu, shape.token_bytes)
     if wishes.tuned_threads and not gpus:
         threads, reasons = wishes.tuned_threads, ["fastest when this machine was tuned for this model"]
-    whole = on_gpu.layers > shape.layers
-    if whole:
-        threads, reasons = min(threads, HELPERS), ["a few threads suffice beside a GPU that holds all layers"]
-    overridden = _overridden(wishes, threads, on_gpu.layers)
     layers = on_gpu.layers
     if wishes.n_gpu_layers is not None and gpus:
         layers = min(wishes.n_gpu_layers, shape.layers + 1) if wishes.n_gpu_layers >= 0 else shape.layers + 1
+    whole = layers > shape.layers
+    if whole:
+        threads, reasons = min(threads, HELPERS), ["a few threads suffice beside a GPU that holds all layers"]
+    overridden = _overridden(wishes, threads, on_gpu.layers)
     threads = wishes.threads or threads
     prompt, decode = _speeds(hardware, artifact, gpus, layers, threads)
     prompt, decode = prompt * (wishes.measured_prompt or 1), decode * (wishes.measured or 1)
@@ -98,7 +100,7 @@ def _choice(hardware: Hardware, artifact: Artifact, wishes: Preferences, gpus: l
     choice = RuntimeChoice(
         runtime="llama.cpp",
         artifact=artifact,
-        device=" and ".join(gpu.name for gpu in gpus) or "CPU",
+        device=names(gpus) or "CPU",
         n_gpu_layers=layers,
         threads=threads,
         batch_threads=wishes.batch_threads or threads,
@@ -162,7 +164,7 @@ def _speeds(
         seconds += share / len(gpus) / one.decode_tps
         prompt += share / len(gpus) / one.prompt_tps
     if all(gpu.integrated for gpu in gpus):
-        seconds *= 1.1  # the same memory behind a driver
+        seconds = max(seconds, 1.05 / alone.decode_tps)  # the same memory, behind a driver
     return 1 / prompt, 1 / seconds
 
 
@@ -174,6 +176,8 @@ def _known(hardware: Hardware, gpus: list[Gpu], whole: bool) -> bool:
 
 def _devices(hardware: Hardware, gpus: list[Gpu]) -> list[str]:
     """Why these devices and not others."""
+    if hardware.runtime("llama.cpp") is None:
+        return []
     if gpus:
         return ["it has no memory of its own, so it decodes no faster than the CPU"] * all(
             gpu.integrated for gpu in gpus
@@ -207,8 +211,8 @@ def _too_large(
     main = choice.memory.total if unified or not gpus else choice.memory.total - choice.gpu_bytes
     if main <= ram:
         return None
-    limit = "the container's limit and" if hardware.memory.limit else ""
+    limit = " within the container's limit" if hardware.memory.limit else ""
     return (
-        f"it takes {main / 1e9:.2f} GB of main memory, and {limit} room left for others leave {ram / 1e9:.2f} GB: "
-        "a smaller quantization or context may fit"
-    ).replace("  ", " ")
+        f"it takes {main / 1e9:.2f} GB of main memory, and {ram / 1e9:.2f} GB can be used: what is available{limit}, "
+        "less a tenth for others; a smaller quantization or context may fit"
+    )

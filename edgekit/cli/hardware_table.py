@@ -115,11 +115,8 @@ def explain(choices: list[RuntimeChoice]) -> Iterator[tuple[str, str]]:
     if first.rejected is None:
         yield "picked", summary(first)
         need = first.memory
-        yield (
-            "memory",
-            f"{size(need.total)}: weights {size(need.weights)}, KV cache {size(need.kv_cache)}, "
-            f"buffers {size(need.compute)}, process {size(need.overhead)}",
-        )
+        parts = f"weights {size(need.weights)}, KV cache {size(need.kv_cache)}, buffers {size(need.compute)}"
+        yield "memory", f"{size(need.total)}: {parts}, process {size(need.overhead)}"
         if first.decode_tps and first.prompt_tps:
             yield "predicted", f"{first.decode_tps:,.0f} tok/s, prompts {first.prompt_tps:,.0f} tok/s"
         yield from (("because", reason) for reason in first.reasons)

@@ -17,7 +17,7 @@ EPILOG = """\b
 Examples:
   edgekit profile
   edgekit profile dist/restaurant-q4_k_m --ctx 2048     what would run this bundle, and how
-  edgekit profile --record mine.json                    for a bug report; holds no names, serials or addresses
+  edgekit profile --record mine.json                    for a bug report: no serial numbers; look at it first
 """
 
 
