@@ -44,12 +44,23 @@ def choose(
     path: str | os.PathLike[str], hardware: Hardware, preferences: Preferences | None = None
 ) -> list[RuntimeChoice]:
     """All ways to run a bundle's folder or a .gguf file on a machine, best first, corrected by its own results."""
+    return choose_among([find(Path(path))], hardware, preferences)
+
+
+def find(path: Path) -> Artifact:
+    """The artifact of a bundle's folder, or a .gguf file itself."""
     from edgekit.bundle import Bundle
 
-    place = Path(path)
-    return choose_among(
-        [artifact_of(Bundle.open(place).artifact if place.is_dir() else place)], hardware, preferences
-    )
+    return artifact_of(Bundle.open(path).artifact if path.is_dir() else path)
+
+
+def uncorrected(
+    artifacts: list[Artifact], hardware: Hardware, preferences: Preferences
+) -> list[RuntimeChoice]:
+    """The same without what this machine measured earlier."""
+    from edgekit.profiles.pick import pick
+
+    return pick(hardware, artifacts, preferences)
 
 
 def choose_among(
@@ -64,7 +75,8 @@ def choose_among(
     if len(artifacts) == 1:
         own = results.results(hardware, artifacts[0])
         ratios = results.kin(hardware, artifacts[0])
-        wishes = replace(wishes, tuned_threads=own.threads if own and own.tuned else 0)
+        if not wishes.tuned_threads and own is not None and own.tuned:
+            wishes = replace(wishes, tuned_threads=own.threads)
         if ratios:
             wishes = replace(wishes, measured=ratios[0], measured_prompt=ratios[1])
     return pick(hardware, artifacts, wishes)
