@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from edgekit.converters.checkpoint import Checkpoint, read_config
+from edgekit.converters.foreseen import Foreseen
 from edgekit.converters.places import OTHER_PARTS, text_name
 from edgekit.errors import InputError, UnsupportedModelError
 from edgekit.files import require_folder
@@ -61,9 +62,9 @@ OUTER = (
 class TextModel:
     """A ``TensorSource`` over a checkpoint: the text model's config, its tensors by its own names, nothing else."""
 
-    def __init__(self, checkpoint: Checkpoint, outer: str) -> None:
+    def __init__(self, checkpoint: Checkpoint | Foreseen, outer: str) -> None:
         self.folder, self.files, self._checkpoint = checkpoint.folder, checkpoint.files, checkpoint
-        self.config = _flattened(checkpoint.config, checkpoint.folder, WRAPPERS[outer])
+        self.config: Mapping[str, Any] = _flattened(checkpoint.config, checkpoint.folder, WRAPPERS[outer])
         self._stored: dict[str, str] = {}
         left_out = [name for name in checkpoint.names() if name.startswith(OTHER_PARTS)]
         for stored in checkpoint.names():
@@ -74,13 +75,25 @@ class TextModel:
                 found = f"{self._stored[name]} and {stored}"
                 raise InputError("two tensors for one place", path=self.folder, found=found)
             self._stored[name] = stored
-        self.notes: Sequence[str] = _notes(outer, left_out)
+        foreseen = checkpoint.notes if isinstance(checkpoint, Foreseen) else ()
+        self.notes: Sequence[str] = [*foreseen, *_notes(outer, left_out)]
 
     def names(self) -> Sequence[str]:
         return tuple(self._stored)
 
     def info(self, name: str) -> TensorInfo:
         return self._checkpoint.info(self._stored[name])
+
+    @property
+    def learn(self) -> Callable[[str, tuple[int, ...]], None] | None:
+        """How a family tells a source without weights what shape a tensor has; None where the weights are there."""
+        return self._learn if isinstance(self._checkpoint, Foreseen) else None
+
+    def _learn(self, name: str, shape: tuple[int, ...]) -> None:
+        assert isinstance(self._checkpoint, Foreseen)
+        if not self._checkpoint.named:
+            self._stored.setdefault(name, name)
+        self._checkpoint.learn(self._stored[name], shape)
 
     def read(self, name: str, rows: slice = ALL, out: Float32 | None = None) -> Float32:
         return self._checkpoint.read(self._stored[name], rows, out)
@@ -98,7 +111,19 @@ class TextModel:
 
 def open_model(folder: Path) -> Checkpoint | TextModel:
     """Open a checkpoint; of a multimodal one whose text model is converted, only that."""
-    checkpoint = Checkpoint(folder)
+    opened = _text_of(Checkpoint(folder))
+    assert not isinstance(opened, Foreseen)
+    return opened
+
+
+def foresee(folder: Path) -> Foreseen | TextModel:
+    """The same for a folder without the weights."""
+    opened = _text_of(Foreseen(folder))
+    assert not isinstance(opened, Checkpoint)
+    return opened
+
+
+def _text_of(checkpoint: Checkpoint | Foreseen) -> Checkpoint | Foreseen | TextModel:
     try:
         outer = _outer(checkpoint.config)
         return TextModel(checkpoint, outer) if outer else checkpoint

@@ -122,8 +122,13 @@ def number(config: Mapping[str, Any], key: str, default: float) -> float:
 
 
 def expect(source: TensorSource, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """``shape``, if the source has the tensor in it; ``InputError`` otherwise."""
+    """``shape``, if the source has the tensor in it; ``InputError`` otherwise.
+
+    A source without weights (``Foreseen``) learns its shapes here.
+    """
     try:
+        if learn := getattr(source, "learn", None):
+            learn(name, shape)
         found = source.info(name).shape
     except KeyError:
         raise InputError(

@@ -81,10 +81,7 @@ class ImportanceMatrix:
 
 def check_needs(kinds: Mapping[str, Q], preset: Preset, fitted: Mapping[str, Float32] | None) -> None:
     """Refuse a low-bit type without the values that it can't do without; the tensors are named."""
-    missing = [
-        name for name, kind in kinds.items() if name not in (fitted or {}) and _needs(name, kind, preset)
-    ]
-    if missing:
+    if missing := lacking(kinds, preset, fitted):
         raise InputError(
             f"{preset.name} can't do without an importance matrix"
             + ("" if fitted is None else ", and this one lacks some tensors"),
@@ -92,6 +89,11 @@ def check_needs(kinds: Mapping[str, Q], preset: Preset, fitted: Mapping[str, Flo
             expected="--imatrix with a file that llama-imatrix wrote for this model",
             next_step="pass one, or choose a type of three bits or more, such as Q3_K_M",
         )
+
+
+def lacking(kinds: Mapping[str, Q], preset: Preset, fitted: Mapping[str, Float32] | None) -> list[str]:
+    """Names of the tensors that would get a low-bit type without the values that it can't do without."""
+    return [name for name, kind in kinds.items() if name not in (fitted or {}) and _needs(name, kind, preset)]
 
 
 def _needs(name: str, kind: Q, preset: Preset) -> bool:

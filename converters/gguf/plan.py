@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gguf import GGML_QUANT_VERSION, GGUF_DEFAULT_ALIGNMENT, GGUFValueType, GGUFWriter, size_label
+from gguf import GGML_QUANT_VERSION, GGUFValueType, GGUFWriter, size_label
 from gguf import GGMLQuantizationType as Q
 
-from edgekit.converters.gguf import families, imatrix, presets, tokenizers
+from edgekit.converters.gguf import families, imatrix, measures, presets, tokenizers
 from edgekit.converters.gguf.decoder import interleave
 from edgekit.converters.gguf.family import STRING, U32, Entry, Mapped
 from edgekit.converters.gguf.gguf_source import GgufSource
 from edgekit.converters.gguf.imatrix import ImportanceMatrix
+from edgekit.converters.gguf.measures import padded
 from edgekit.converters.gguf.vocabulary import Vocabulary
 from edgekit.errors import InputError
 from edgekit.gguf_shards import SHARD_LIMIT
@@ -113,6 +114,25 @@ class Plan:
         """Bytes of all tensors."""
         return sum(self.shards)
 
+    @property
+    def file_bytes(self) -> int:
+        """Bytes of the model's files, headers and all; what ``write_header`` and ``data_bytes`` come to, unwritten."""
+        # A type or an offset takes the same room whatever it is: keys are measured once for all presets.
+        return self.data_bytes + sum(self.header_bytes(shard) for shard in range(len(self.shards)))
+
+    @property
+    def lacking(self) -> list[str]:
+        """Tensors that can't be written for want of an importance matrix."""
+        weights = {t.mapped.name: t.weights for t in self.tensors if t.weights is not None}
+        return imatrix.lacking({t.mapped.name: t.kind for t in self.tensors}, self.preset, weights)
+
+    def header_bytes(self, shard: int = 0) -> int:
+        """Where the tensors' bytes begin in a file."""
+        infos = (t.mapped for t in self.tensors if t.shard == shard)
+        size = measures.START + sum(measures.of_info(one.name, len(one.shape)) for one in infos)
+        size += sum(map(measures.of_entry, self._keys(shard))) + len(self._copied_keys(shard)[1])
+        return padded(size)
+
     def paths(self, path: Path) -> list[Path]:
         """The model's files: ``path`` itself, or what llama.cpp calls the parts of a split one."""
         count = len(self.shards)
@@ -142,7 +162,7 @@ class Plan:
         writer.write_ti_data_to_file()
         writer.close()
         _add_keys(path, count)
-        return _padded(path.stat().st_size)
+        return padded(path.stat().st_size)
 
     def _copied_keys(self, shard: int) -> tuple[int, bytes]:
         origin = self.layout.origin
@@ -184,27 +204,32 @@ def plan(
     overrides: Sequence[presets.Override] = (),
     matrix: ImportanceMatrix | None = None,
     split_size: int | None = None,
+    *,
+    unchecked: bool = False,
 ) -> Plan:
     """Give each tensor its type and place under a preset; ``matrix`` has to fit the model.
 
-    Files hold up to ``split_size`` bytes of tensors, or one tensor that is larger.
+    Files hold up to ``split_size`` bytes of tensors, or one tensor that is larger. ``unchecked`` plans, to know their
+    size, also those that can't be written for want of a matrix: ``Plan.lacking`` tells.
     """
     by_name = {tensor.name: tensor for tensor in layout.tensors}
     if len(by_name) != len(layout.tensors):
         raise InputError("two tensors would get the same GGUF name")
     kinds, weights = _kinds(layout, preset, overrides, matrix)
+    if not unchecked:
+        imatrix.check_needs(kinds, preset, weights if matrix else None)
     placed, full, offset = [], [], 0
     for name in presets.order(by_name):
         mapped = by_name[name]
         row = presets.row_bytes(kinds[name], mapped.shape[-1])
         nbytes = row * (int(np.prod(mapped.shape)) // mapped.shape[-1])
-        if split_size and offset and offset + _padded(nbytes) > split_size:
+        if split_size and offset and offset + padded(nbytes) > split_size:
             full.append(offset)
             offset = 0
         copied = kinds[name] == layout.stored(mapped) and mapped.source not in layout.changed
         place = Placed(mapped, kinds[name], row, nbytes, offset, weights.get(name), len(full), copied)
         placed.append(place)
-        offset += _padded(nbytes)
+        offset += padded(nbytes)
     if len(full) >= SHARD_LIMIT:
         raise InputError("too many files", found=f"{len(full) + 1:,}", next_step="choose a larger split size")
     entries = [*_entries(layout, preset), *(matrix.entries() if matrix else ())]
@@ -222,7 +247,6 @@ def _kinds(
     weights = None if matrix is None else matrix.fit(shapes)
     stored = {tensor.name: kind for tensor in layout.tensors if (kind := layout.stored(tensor)) is not None}
     kinds = presets.assign(shapes, preset, layout.model, overrides, matrix=matrix is not None, stored=stored)
-    imatrix.check_needs(kinds, preset, weights)
     return kinds, weights or {}
 
 
@@ -263,7 +287,3 @@ def _add_keys(path: Path, count: int) -> None:
         keys = int.from_bytes(file.read(8), "little") + count
         file.seek(KEY_COUNT_AT)
         file.write(keys.to_bytes(8, "little"))
-
-
-def _padded(nbytes: int) -> int:
-    return -(-nbytes // int(GGUF_DEFAULT_ALIGNMENT)) * int(GGUF_DEFAULT_ALIGNMENT)
