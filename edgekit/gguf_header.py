@@ -19,8 +19,8 @@ HEADER_LIMIT = 64 << 20
 TENSOR_LIMIT = 65_536
 KEY_LIMIT = 4096
 STRING_LIMIT = 4 << 20
-SHOWN = 16
-"""Array elements that are kept; the rest is only walked over."""
+SHOWN, NUMBERS = 16, 1024
+"""Array elements that are kept, of texts and of numbers (a model has up to 512 layers); the rest is only walked over."""
 
 TOKENS = "tokenizer.ggml.tokens"
 
@@ -115,7 +115,7 @@ class _Reader:
         if kind in _SCALARS:
             width = struct.calcsize("<" + _SCALARS[kind])
             piece = self.take(length * width)
-            shown = min(length, SHOWN)
+            shown = min(length, NUMBERS)
             return GgufArray(length, list(struct.unpack(f"<{shown}{_SCALARS[kind]}", piece[: shown * width])))
         if kind != _STRING or length > len(self.data):
             raise self.bad(

@@ -18,7 +18,6 @@ TYPICAL: Final = Artifact(
         token_weights=1_235_814_400,
         layers=16,
         kv_widths=(1024,) * 16,
-        windows=(0,) * 16,
         state_bytes=0,
         n_vocab=128_256,
         width=2048,

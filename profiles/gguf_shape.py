@@ -1,8 +1,9 @@
-"""A model's shape from the headers of its GGUF files; no weight is read."""
+"""A model's shape from a GGUF's keys and tensors, read or planned; no weight is looked at."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any, Final
@@ -11,93 +12,140 @@ from edgekit.gguf_header import GgufArray, GgufHeader, GgufTensor
 from edgekit.profiles.predict import Shape
 
 _EXPERTS: Final = "_exps."
+_EMBEDDING: Final = "token_embd.weight"
+_HEAD: Final = "output.weight"
+_LOOKED_UP: Final = (_EMBEDDING, "per_layer_token_embd.weight", "position_embd.weight")
+"""Tables of which a token reads one row."""
+_KEYS: Final = frozenset({"attn_k", "attn_qkv", "attn_kv_b", "attn_k_b", "attn_kv_a_mqa"})
+"""Tensors that tell of a layer with keys and values, unless it is recurrent."""
+_UNWINDOWED: Final = ("phi3",)
+"""Architectures whose window llama.cpp reads and doesn't apply."""
+_RECURRENT: Final = ("ssm_", "shortconv")
 
 
-def shape_of(parts: list[tuple[Path, GgufHeader]]) -> Shape:
+def shape_of(parts: Sequence[tuple[Path, GgufHeader]]) -> Shape:
     """The shape of a model in the files that ``read_shards`` found."""
-    keys = parts[0][1].keys
     tensors = [tensor for _, header in parts for tensor in header.tensors]
-    arch = str(keys.get("general.architecture", ""))
-    get = _getter(keys, arch)
-    layers = get("block_count") or 1 + max(
-        (
-            int(t.name.split(".")[1])
-            for t in tensors
-            if t.name.startswith("blk.") and t.name.split(".")[1].isdigit()
-        ),
-        default=0,
-    )
-    heads = get("attention.head_count") or 1
-    width = get("embedding_length") or 1
-    head = width // max(1, heads)
-    key, value = get("attention.key_length") or head, get("attention.value_length") or head
-    kv_heads = _per_layer(keys.get(f"{arch}.attention.head_count_kv", heads), layers)
-    attends = {int(t.name.split(".")[1]) for t in tensors if _keeps_keys(t.name)}
-    window = get("attention.sliding_window")
-    vocabulary = next((t.dimensions[1] for t in tensors if t.name == "token_embd.weight"), 0)
-    read = [_read(tensor, tensors, get) for tensor in tensors]
+    return shape(parts[0][1].keys, tensors, sum(place.stat().st_size for place, _ in parts))
+
+
+def shape(keys: Mapping[str, Any], tensors: Sequence[GgufTensor], file_bytes: int) -> Shape:
+    """The shape of a model whose header has, or will have, these keys and tensors."""
+    model = _Model(keys, tensors)
+    read = [(model.share(tensor), tensor) for tensor in tensors]
+    matrices, experts = model.kinds()
     return Shape(
-        file_bytes=sum(place.stat().st_size for place, _ in parts),
+        file_bytes=file_bytes,
         weight_bytes=sum(tensor.nbytes for tensor in tensors),
-        token_bytes=int(sum(share * t.nbytes for share, t in zip(read, tensors, strict=True))),
-        token_weights=int(sum(share * prod(t.dimensions) for share, t in zip(read, tensors, strict=True))),
-        layers=layers,
-        kv_widths=tuple(kv_heads[i] * (key + value) if i in attends else 0 for i in range(layers)),
-        windows=_windows(keys.get(f"{arch}.attention.sliding_window_pattern"), window, layers),
-        state_bytes=_state(get, layers - len(attends)),
-        n_vocab=vocabulary,
-        width=width,
-        ffn=get("feed_forward_length") or get("expert_feed_forward_length") or 4 * width,
-        trained=get("context_length") or 2048,
+        token_bytes=int(sum(share * t.nbytes for share, t in read)),
+        token_weights=int(sum(share * prod(t.dimensions) for share, t in read)),
+        layers=model.layers,
+        kv_widths=model.widths(),
+        state_bytes=model.state(),
+        n_vocab=next((t.dimensions[1] for t in tensors if t.name == _EMBEDDING), 0),
+        width=model.most("embedding_length") or 1,
+        ffn=model.ffn(),
+        trained=model.most("context_length") or 2048,
+        matrices=matrices,
+        experts=experts,
+        masks=1 + (model.most("attention.sliding_window") > 0 and model.arch not in _UNWINDOWED),
     )
 
 
-def _getter(keys: dict[str, Any], arch: str) -> Callable[[str], int]:
-    def get(name: str) -> int:
-        """A number of the architecture's; the largest where every layer has one."""
-        value = keys.get(f"{arch}.{name}", 0)
+class _Model:
+    """Keys by their names without the architecture's, and what tensors each layer has."""
+
+    def __init__(self, keys: Mapping[str, Any], tensors: Sequence[GgufTensor]) -> None:
+        self.tensors = tensors
+        self.arch = str(keys.get("general.architecture", ""))
+        own = f"{self.arch}."
+        self.keys = {k.removeprefix(own): v for k, v in keys.items() if k.startswith(own)}
+        self.parts: dict[int, set[str]] = {}
+        for tensor in tensors:
+            block, _, rest = tensor.name.partition(".")
+            number, _, part = rest.partition(".")
+            if block == "blk" and number.isdigit():
+                self.parts.setdefault(int(number), set()).add(part.partition(".")[0])
+        self.layers = self.most("block_count") or 1 + max(self.parts, default=0)
+        self.tied = not any(tensor.name == _HEAD for tensor in tensors)
+
+    def most(self, name: str) -> int:
+        """A number of the architecture's; the largest where every layer has one; 0 where there is none."""
+        value = self.keys.get(name, 0)
         if isinstance(value, GgufArray):
             return max((int(one) for one in value.first), default=0)
         return int(value) if isinstance(value, int | float) else 0
 
-    return get
+    def each(self, name: str, default: int) -> list[int]:
+        """A number for each layer, where the header has one for all, or an array."""
+        value = self.keys.get(name, default)
+        if not isinstance(value, GgufArray):
+            return [int(value)] * self.layers
+        found = [int(one) for one in value.first] or [default]
+        return [found[i % len(found)] for i in range(self.layers)]
 
+    def ffn(self) -> int:
+        """Width of what a token passes in a layer's feed-forward."""
+        one = self.most("feed_forward_length")
+        if used := self.most("expert_used_count"):
+            one = max(one, used * (self.most("expert_feed_forward_length") or one))
+        return one or 4 * self.most("embedding_length")
 
-def _per_layer(value: Any, layers: int) -> list[int]:
-    """A number for each layer, where the header has one for all, or an array whose beginning is kept."""
-    if not isinstance(value, GgufArray):
-        return [int(value)] * layers
-    first = [int(one) for one in value.first] or [1]
-    return [first[i % len(first)] for i in range(layers)]
+    def widths(self) -> tuple[int, ...]:
+        """Numbers that each layer keeps for a place of the context."""
+        heads = self.most("attention.head_count") or 1
+        head = self.most("embedding_length") // heads
+        key = self.most("attention.key_length") or head
+        value = self.most("attention.value_length") or head
+        local = self.most("attention.key_length_swa") or key, self.most("attention.value_length_swa") or value
+        windowed = self.each("attention.sliding_window_pattern", 0)
+        sizes = [sum(local) if near else key + value for near in windowed]
+        counts = self.each("attention.head_count_kv", heads)
+        storing = self.layers - self.most("attention.shared_kv_layers")
+        return tuple(
+            count * size if self._attends(i) and i < storing else 0
+            for i, (count, size) in enumerate(zip(counts, sizes, strict=True))
+        )
 
+    def _attends(self, layer: int) -> bool:
+        return bool(self.parts.get(layer, set()) & _KEYS) and not self._recurs(layer)
 
-def _keeps_keys(name: str) -> bool:
-    """Whether a tensor tells that its layer has keys and values of its own."""
-    return name.startswith("blk.") and name.split(".")[1].isdigit() and name.split(".")[2] in {
-        "attn_k", "attn_qkv", "attn_kv_b", "attn_k_b", "attn_kv_a_mqa",
-    }  # fmt: skip
+    def _recurs(self, layer: int) -> bool:
+        return any(part.startswith(_RECURRENT) for part in self.parts.get(layer, ()))
 
+    def state(self) -> int:
+        """Bytes of the states of one sequence in float32: of convolutions, and of what Mamba and delta nets sum up."""
+        layers = sum(self._recurs(i) for i in range(self.layers))
+        if short := self.most("shortconv.l_cache"):
+            return 4 * layers * (short - 1) * self.most("embedding_length")
+        inner, state, kernel = (
+            self.most(f"ssm.{name}") for name in ("inner_size", "state_size", "conv_kernel")
+        )
+        channels = inner + 2 * self.most("ssm.group_count") * state
+        return 4 * layers * (inner * state + max(0, kernel - 1) * channels)
 
-def _windows(pattern: Any, window: int, layers: int) -> tuple[int, ...]:
-    """By layer; without a pattern every second layer of those that have a window sees all."""
-    if not window:
-        return (0,) * layers
-    if isinstance(pattern, GgufArray):
-        return tuple(window if pattern.first[i % len(pattern.first)] else 0 for i in range(layers))
-    return (0,) * layers
+    def share(self, tensor: GgufTensor) -> float:
+        """The share of a tensor that one token reads."""
+        if _EXPERTS in tensor.name and self.most("expert_count"):
+            return min(1.0, self.most("expert_used_count") / self.most("expert_count"))
+        if tensor.name in _LOOKED_UP and not (tensor.name == _EMBEDDING and self.tied):
+            return 0.0
+        return 1.0
 
+    def kinds(self) -> tuple[dict[str, int], dict[str, int]]:
+        """Bytes by type of the matrices that tokens are multiplied with, and of experts."""
+        matrices, experts = Counter[str](), Counter[str]()
+        for tensor in self._multiplied():
+            (experts if _EXPERTS in tensor.name else matrices)[tensor.kind] += tensor.nbytes
+        return dict(matrices), dict(experts)
 
-def _state(get: Callable[[str], int], recurrent: int) -> int:
-    """Bytes of Mamba's states of one sequence, in float32."""
-    inner, state, kernel = get("ssm.inner_size"), get("ssm.state_size"), get("ssm.conv_kernel")
-    groups = get("ssm.group_count")
-    return 4 * recurrent * (inner * state + max(0, kernel - 1) * (inner + 2 * groups * state))
-
-
-def _read(tensor: GgufTensor, tensors: list[GgufTensor], get: Callable[[str], int]) -> float:
-    """The share of a tensor that one token reads."""
-    if _EXPERTS in tensor.name and get("expert_count"):
-        return min(1.0, get("expert_used_count") / get("expert_count"))
-    if tensor.name == "token_embd.weight" and any(other.name == "output.weight" for other in tensors):
-        return 0.0
-    return 1.0
+    def _multiplied(self) -> Iterable[GgufTensor]:
+        for tensor in self.tensors:
+            table = tensor.name in _LOOKED_UP and not (tensor.name == _EMBEDDING and self.tied)
+            if (
+                len(tensor.dimensions) > 1
+                and not table
+                and "norm" not in tensor.name
+                and "conv" not in tensor.name
+            ):
+                yield tensor

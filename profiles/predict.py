@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
-PROCESS: Final = 64 << 20
-"""Bytes of an interpreter with numpy and llama.cpp loaded, before any model."""
+from edgekit.profiles import repack
+
+PROCESS: Final = 54 << 20
+"""Bytes of an interpreter with numpy and llama.cpp loaded (measured: 53 to 57 MiB with small vocabularies)."""
+TOKEN: Final = 240
+"""Bytes that llama.cpp keeps for a token of the vocabulary: its text, maps from and to it, merges (measured at 128k)."""
+CELLS: Final = 256
+"""llama.cpp rounds a KV cache up to so many places."""
 OUTPUTS: Final = 64
 """Rows of logits that edgekit's runtime reserves for."""
 KV_BYTES: Final = {"f32": 4.0, "f16": 2.0, "q8_0": 34 / 32}
@@ -27,15 +34,21 @@ class Shape:
     layers: int
     kv_widths: tuple[int, ...]
     """Numbers that a layer keeps for a place of the context, keys and values together; 0 for recurrent layers."""
-    windows: tuple[int, ...]
-    """A layer's sliding window in places; 0 where it sees the whole context."""
+    """Those with a sliding window keep the whole context too: what has left the window can't be shared any more."""
     state_bytes: int
     """Recurrent state of one sequence, all layers."""
     n_vocab: int
     width: int
     ffn: int
+    """Width of a token's feed-forward; of all its active experts together."""
     trained: int
     """Context that the model was trained for."""
+    matrices: Mapping[str, int] = field(default_factory=dict)
+    """Bytes by type of what tokens are multiplied with; a head that is the embedding counts."""
+    experts: Mapping[str, int] = field(default_factory=dict)
+    """The same for experts, all of them."""
+    masks: int = 1
+    """Attention masks that are held at once: two where some layers have a sliding window."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +59,18 @@ class Memory:
     kv_cache: int
     compute: int
     overhead: int
+    copies: int = 0
+    """Weights that a CPU keeps a second time, rearranged; their originals are mapped, and given up when room is short."""
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """What has to fit."""
         return self.weights + self.kv_cache + self.compute + self.overhead
+
+    @property
+    def peak(self) -> int:
+        """What the system counts as resident where room isn't short."""
+        return self.total + self.copies
 
 
 @dataclass(frozen=True)
@@ -61,17 +81,23 @@ class Speed:
     decode_tps: float
 
 
-def memory(shape: Shape, *, context: int, kv_type: str, batch: int, sequences: int) -> Memory:
-    """Bytes with a KV cache of ``context`` places for all sequences together, ``batch`` tokens a call."""
-    places = [min(context, window + batch) if window else context for window in shape.windows]
-    kv = sum(width * n for width, n in zip(shape.kv_widths, places, strict=True)) * KV_BYTES[kv_type]
-    activations = batch * 4 * (3 * shape.ffn + 4 * shape.width) + batch * context * 2
+def memory(
+    shape: Shape, *, context: int, kv_type: str, batch: int, sequences: int, simd: Collection[str] = ()
+) -> Memory:
+    """Bytes with a KV cache of ``context`` places for all sequences together, ``batch`` tokens a call.
+
+    ``simd``: instruction sets of the CPU that computes, which decide what it keeps ``copies`` of.
+    """
+    context = -(-context // CELLS) * CELLS
+    kv = sum(shape.kv_widths) * context * KV_BYTES[kv_type]
+    activations = batch * 4 * (3 * shape.ffn + 4 * shape.width) + batch * context * 2 * shape.masks
     logits = max(OUTPUTS, sequences) * 4 * shape.n_vocab + batch * 4 * shape.width
     return Memory(
         shape.weight_bytes,
         int(kv) + shape.state_bytes * sequences,
         max(activations, logits),
-        PROCESS,
+        PROCESS + TOKEN * shape.n_vocab,
+        repack.copies(shape.matrices, shape.experts, simd),
     )
 
 

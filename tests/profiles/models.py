@@ -18,7 +18,6 @@ def llama(billions: float, layers: int, width: int, ffn: int, kv: int, bits: flo
         token_weights=int(read),
         layers=layers,
         kv_widths=(kv,) * layers,
-        windows=(0,) * layers,
         state_bytes=0,
         n_vocab=vocabulary,
         width=width,
