@@ -12,7 +12,10 @@ import msgspec
 
 
 def cache_folder() -> Path:
-    """edgekit's folder in the user's cache; it need not exist. ``XDG_CACHE_HOME`` moves it, on any system."""
+    """edgekit's folder in the user's cache; it need not exist. ``XDG_CACHE_HOME`` moves it, on any system.
+
+    Raises ``RuntimeError`` for a user without a home, as in a container that runs under a number.
+    """
     if home := os.environ.get("XDG_CACHE_HOME"):
         return Path(home) / "edgekit"
     if sys.platform == "win32":
@@ -26,13 +29,16 @@ def recall(name: str) -> Any:
     """What was kept under ``name``, or None: nothing, or nothing that can be read."""
     try:
         return msgspec.json.decode((cache_folder() / name).read_bytes())
-    except (OSError, msgspec.DecodeError):
+    except (OSError, RuntimeError, msgspec.DecodeError):
         return None
 
 
 def remember(name: str, value: Any) -> bool:
     """Keep a value of plain types under ``name``, whole or not at all; False where the cache can't be written."""
-    place = cache_folder() / name
+    try:
+        place = cache_folder() / name
+    except RuntimeError:
+        return False
     part = place.with_name(f".{name}.{os.getpid()}")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)

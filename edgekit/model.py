@@ -67,7 +67,7 @@ def load(
         batch_threads=batch_threads,
         n_gpu_layers=n_gpu_layers,
     )
-    engine, options, choice = open_engine(path, artifact, options)
+    engine, options, choice = open_engine(Path(path), artifact, options)
     model = Model(engine, exact=exact, team=None if exact else forks(engine, options), **about)
     model.choice = choice
     return model

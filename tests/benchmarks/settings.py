@@ -46,16 +46,23 @@ def measure(path: Path, seconds: float) -> tuple[Setting, dict[Setting, list[flo
     threads = range(1, (psutil.cpu_count() or 1) + 1)
     settings = [(t, b) for t in threads for b in sorted({*BATCHES, choice.batch})]
     first = LlamaCppEngine(path, LlamaCppOptions(n_ctx=512, threads=1))
-    engines = {s: first.fork(LlamaCppOptions(n_ctx=512, threads=s[0], n_batch=s[1])) for s in settings}
-    tokens = max(8, min(128, int(rate(engines[picked], 8) * seconds / 8 / len(settings))))
+
+    def once(setting: Setting, tokens: int) -> float:
+        """In a context of its own: where its buffers happen to lie makes a difference of some percent."""
+        engine = first.fork(LlamaCppOptions(n_ctx=512, threads=setting[0], n_batch=setting[1]))
+        try:
+            return rate(engine, tokens)
+        finally:
+            engine.close()
+
+    tokens = max(8, min(128, int(once(picked, 8) * seconds / 8 / len(settings))))
     rates: dict[Setting, list[float]] = {setting: [] for setting in settings}
     until, order = time.monotonic() + seconds, list(settings)
     while time.monotonic() < until or len(rates[picked]) < 2:
         random.shuffle(order)
         for setting in order:
-            rates[setting].append(rate(engines[setting], tokens))
-    for engine in (*engines.values(), first):
-        engine.close()
+            rates[setting].append(once(setting, tokens))
+    first.close()
     return picked, rates
 
 

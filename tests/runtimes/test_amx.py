@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgekit.caches import cache_folder
 from edgekit.runtimes import _amx, _llamalib
 from edgekit.runtimes.llamacpp import LlamaCppEngine, LlamaCppOptions
 
@@ -64,7 +65,7 @@ def test_tried_once_and_kept(trials: Trials, tmp_path: Path, end: int, verdict: 
     [b"", b"{", b"[]", b"\xff\xfe", b"null", b'{"works": "no"}', b'{"works": 1}', b'{"work": true}'],
 )
 def test_a_verdict_that_can_not_be_trusted_is_made_anew(trials: Trials, content: bytes) -> None:
-    place = _amx._place()
+    place = cache_folder() / _amx._name()
     place.parent.mkdir(parents=True)
     place.write_bytes(content)
     trials.end = 1
