@@ -90,9 +90,8 @@ def best(choices: list[RuntimeChoice], hardware: Hardware, path: str | os.PathLi
     first = choices[0]
     if first.rejected is None:
         return first
-    if "isn't installed" in first.rejected or "doesn't load" in first.rejected:
-        what, _, command = first.rejected.partition(": ")
-        raise RuntimeUnavailableError(what, path=path, next_step=command)
+    if first.install is not None:
+        raise RuntimeUnavailableError(first.rejected, path=path, next_step=first.install)
     fallback = choices[-1] if choices[-1].device == "CPU" else first
     most = hardware.memory.limit or hardware.memory.total
     if most is not None and fallback.memory.total > most:
@@ -109,9 +108,9 @@ def best(choices: list[RuntimeChoice], hardware: Hardware, path: str | os.PathLi
 def open_engine(
     path: Path, artifact: AbstractContextManager[Path], options: LlamaCppOptions
 ) -> tuple[LlamaCppEngine, LlamaCppOptions, RuntimeChoice]:
-    """Open a .gguf file with what the options say, and what they leave open as picked for this machine.
+    """Open a model with what the options say, and what they leave open as picked for this machine.
 
-    ``artifact`` leads to the file that is opened. The options come back with every choice in them.
+    ``artifact`` leads to the file of ``path`` that is opened. The options come back with every choice in them.
     """
     from edgekit.here import hardware
     from edgekit.profiles.choice import Preferences
@@ -125,7 +124,7 @@ def open_engine(
         batch_threads=options.batch_threads,
         n_gpu_layers=options.n_gpu_layers,
     )
-    choice = best(choose_among([artifact_of(path)], hardware(), wishes), hardware(), path)
+    choice = best(choose_among([find(path)], hardware(), wishes), hardware(), path)
     with artifact as place:
         engine, options = _open(place, options, choice)
     return engine, options, choice
@@ -185,4 +184,5 @@ def document(choice: RuntimeChoice) -> dict[str, Any]:
         "reasons": list(choice.reasons),
         "overridden": list(choice.overridden),
         "rejected": choice.rejected,
+        "install": choice.install,
     }

@@ -69,3 +69,5 @@ class RuntimeChoice:
     """What the caller insisted on, with what would have been picked."""
     rejected: str | None = None
     """Why it can't be used; None where it can."""
+    install: str | None = None
+    """Where its runtime is missing, or doesn't load: the command that would change that, to paste."""

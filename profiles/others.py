@@ -16,11 +16,12 @@ MANY: Final = 4
 """Answers at once from which vLLM's batching beats llama.cpp on a CUDA card."""
 
 LLAMA: Final = "pip install 'edgekit[llamacpp]'"
+ANEW: Final = "pip install --force-reinstall --no-cache-dir llama-cpp-python"
 BUILDS: Final = {
-    "NVIDIA": "CMAKE_ARGS='-DGGML_CUDA=on' pip install --force-reinstall --no-cache-dir llama-cpp-python",
-    "AMD": "CMAKE_ARGS='-DGGML_VULKAN=on' pip install --force-reinstall --no-cache-dir llama-cpp-python",
-    "Intel": "CMAKE_ARGS='-DGGML_VULKAN=on' pip install --force-reinstall --no-cache-dir llama-cpp-python",
-    "Apple": "CMAKE_ARGS='-DGGML_METAL=on' pip install --force-reinstall --no-cache-dir llama-cpp-python",
+    "NVIDIA": "CMAKE_ARGS='-DGGML_CUDA=on'",
+    "AMD": "CMAKE_ARGS='-DGGML_VULKAN=on'",
+    "Intel": "CMAKE_ARGS='-DGGML_VULKAN=on'",
+    "Apple": "CMAKE_ARGS='-DGGML_METAL=on'",
 }
 
 
@@ -41,21 +42,15 @@ def unused(hardware: Hardware, gpu: Gpu) -> list[str]:
         return [f"{gpu.name} isn't used: {problem}"]
     if gpu.integrated:
         return []
-    return [f"{gpu.name} isn't used: the installed llama.cpp isn't built for it; {BUILDS[maker]}"]
+    return [f"{gpu.name} isn't used: the installed llama.cpp isn't built for it; {BUILDS[maker]} {ANEW}"]
 
 
-def install_hint(hardware: Hardware) -> str:
-    """The command that gives this machine a runtime."""
+def install_command(hardware: Hardware, *, again: bool = False) -> str:
+    """The command that gives this machine llama.cpp; ``again``: compiled anew, where the installed one is broken."""
     card = next((gpu for gpu in hardware.gpus if not gpu.integrated), None)
-    return f"llama.cpp isn't installed: {install_command(card)}"
-
-
-def install_command(card: Gpu | None) -> str:
-    """The same alone, for a machine with this GPU, or none."""
-    if card is None or vendor(card) == "Apple":  # llama.cpp's build finds Metal by itself
-        return LLAMA
-    flags = BUILDS[vendor(card)].split(" pip ")[0]
-    return f"{flags} {LLAMA}"
+    # llama.cpp's build finds Metal by itself.
+    flags = "" if card is None or vendor(card) == "Apple" else f"{BUILDS[vendor(card)]} "
+    return flags + (ANEW if again else LLAMA)
 
 
 def pace(runtime: str, sequences: int) -> float:
@@ -76,7 +71,7 @@ def _onnx(hardware: Hardware, artifact: Artifact, wishes: Preferences) -> Runtim
     threads, reasons = generation_threads(hardware.cpu, artifact.shape.token_bytes)
     found = _plain(hardware, artifact, wishes, "onnxruntime", wishes.threads or threads, [])
     if hardware.runtime("onnxruntime") is None:
-        return _with(found, reasons, "onnxruntime isn't installed: pip install 'edgekit[onnx]'")
+        return _missing(found, "onnx")
     ram = ram_room(hardware.memory.available)
     short = ram is not None and found.memory.total > ram
     return _with(
@@ -94,12 +89,18 @@ def _gptq(
         return _with(found, [], "GPTQ runs on NVIDIA cards only, and there is none")
     if hardware.runtime(runtime) is None:
         extra = "gptq" if runtime == "gptqmodel" else "vllm"
-        return _with(found, [], f"{runtime} isn't installed: pip install 'edgekit[{extra}]'")
+        return _missing(found, extra)
     if found.memory.total > gpu_room(cards[0]):
         return _with(
             found, [], f"it doesn't fit on {cards[0].name}, and only llama.cpp can leave a part to the CPU"
         )
     return _with(found, [f"all of it fits on {cards[0].name}"], None)
+
+
+def _missing(choice: RuntimeChoice, extra: str) -> RuntimeChoice:
+    return replace(
+        choice, rejected=f"{choice.runtime} isn't installed", install=f"pip install 'edgekit[{extra}]'"
+    )
 
 
 def _with(choice: RuntimeChoice, reasons: list[str], rejected: str | None) -> RuntimeChoice:

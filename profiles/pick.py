@@ -63,8 +63,10 @@ def _gguf(hardware: Hardware, artifact: Artifact, wishes: Preferences) -> list[R
     plain = _choice(hardware, artifact, wishes, [])
     if runtime is None:
         broken = next((one for one in hardware.runtimes if one.name == "llama.cpp"), None)
-        why = f"it doesn't load: {broken.problem}" if broken else others.install_hint(hardware)
-        return [replace(plain, rejected=why)]
+        why = f"llama.cpp doesn't load: {broken.problem}" if broken else "llama.cpp isn't installed"
+        return [
+            replace(plain, rejected=why, install=others.install_command(hardware, again=broken is not None))
+        ]
     usable = [gpu for gpu in hardware.gpus if gpu.device is not None and (gpu.free or gpu.unified)]
     cards = [gpu for gpu in usable if not gpu.integrated]
     own = [gpu for gpu in usable if gpu.integrated]

@@ -124,6 +124,8 @@ def explain(choices: list[RuntimeChoice]) -> Iterator[tuple[str, str]]:
     for other in choices[first.rejected is None :]:
         if other.rejected:
             yield "rejected", f"{other.runtime} on {other.device}: {other.rejected}"
+            if other.install:
+                yield "next step", other.install
         else:
             tps = f"{other.decode_tps:,.0f} tok/s" if other.decode_tps else "speed unknown"
             yield "instead", f"{summary(other)}; {tps}"

@@ -48,7 +48,8 @@ def test_reads_what_gguf_reads(base_gguf: Path) -> None:
     for name, value in header.keys.items():
         expected = reader.fields[name].contents()
         if isinstance(value, GgufArray):
-            assert value.length == len(expected) and value.first == expected[:16]
+            shown = 16 if isinstance(expected[0], str) else 1024
+            assert value.length == len(expected) and value.first == expected[:shown]
         else:
             assert value == expected
 

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from edgekit import here
+from edgekit.profiles import others
 from edgekit.profiles.choice import Artifact, Preferences
 from edgekit.profiles.offload import gpu_room, ram_room
 from edgekit.profiles.pick import pick
@@ -123,12 +124,14 @@ def test_a_card_that_nothing_uses_is_explained_with_a_command() -> None:
     ],
 )
 def test_no_runtime_says_what_to_install(recording: str, command: str) -> None:
-    assert pick(recorded(recording), [ONE])[0].rejected == f"llama.cpp isn't installed: {command}"
+    first = pick(recorded(recording), [ONE])[0]
+    assert first.rejected == "llama.cpp isn't installed" and first.install == command
 
 
 def test_a_runtime_that_does_not_load() -> None:
     broken = Runtime(name="llama.cpp", problem="libcudart.so.12: cannot open shared object file")
-    assert "libcudart" in (pick(machine(runtimes=[broken]), [ONE])[0].rejected or "")
+    first = pick(machine(runtimes=[broken]), [ONE])[0]
+    assert "libcudart" in (first.rejected or "") and first.install == others.ANEW
 
 
 def test_what_is_insisted_on_is_shown_beside_what_was_picked() -> None:
@@ -202,5 +205,5 @@ def test_formats_rank_as_they_were_measured() -> None:
 
 def test_gptq_needs_a_card_and_its_runtime() -> None:
     assert "NVIDIA cards only" in (pick(machine(), [other("gptq")])[0].rejected or "")
-    assert "pip install" in (pick(recorded("rtx-4090-24gb"), [other("gptq")])[0].rejected or "")
-    assert "isn't installed" in (pick(machine(), [other("onnx")])[0].rejected or "")
+    assert "pip install" in (pick(recorded("rtx-4090-24gb"), [other("gptq")])[0].install or "")
+    assert pick(machine(), [other("onnx")])[0].install == "pip install 'edgekit[onnx]'"

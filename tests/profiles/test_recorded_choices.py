@@ -96,7 +96,7 @@ def row(artifact: Artifact, recording: str) -> str:
     """What the table says of a machine and a model."""
     choice = pick(here.recorded(RECORDINGS / f"{recording}.json"), [artifact])[0]
     if choice.rejected:
-        return "- - - not installed" if "isn't installed" in choice.rejected else "- - - too large"
+        return "- - - not installed" if choice.install else "- - - too large"
     layers = artifact.shape.layers + 1
     device = (choice.device if choice.n_gpu_layers else "CPU").replace("NVIDIA ", "").replace("GeForce ", "")
     return f"{device} {choice.n_gpu_layers}/{layers} {choice.threads}"
