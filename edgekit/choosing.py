@@ -177,6 +177,7 @@ def document(choice: RuntimeChoice) -> dict[str, Any]:
             "compute": need.compute,
             "overhead": need.overhead,
             "total": need.total,
+            "copies": need.copies,
         },
         "gpu_bytes": choice.gpu_bytes,
         "prompt_tps": choice.prompt_tps,

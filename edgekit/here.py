@@ -46,8 +46,10 @@ def _runtimes(rest: str) -> list[dict[str, Any]]:
     return installed(cuda_memory=rest == "cuda-memory")
 
 
-def _bandwidth(rest: str) -> float:
-    """Bytes a second that so many threads read: the best of three measurements, of which a machine at work spoils some.
+def _bandwidth(rest: str) -> list[float]:
+    """Bytes a second that so many threads read, of main memory and of caches.
+
+    Each is the best of three measurements, of which a machine at work spoils some.
 
     They are remembered by processor, memory and threads; the fourth time nothing is measured.
     """
@@ -59,11 +61,15 @@ def _bandwidth(rest: str) -> float:
     kept = recall(BANDWIDTHS)
     kept = kept if isinstance(kept, dict) else {}
     before = kept.get(key)
-    found = [float(one) for one in before if type(one) is int and one > 0] if isinstance(before, list) else []
+    found = [one for one in before if _is_pair(one)] if isinstance(before, list) else []
     if len(found) < MEASURED:
-        found.append(bandwidth.measure(threads, memory["available"]))
-        remember(BANDWIDTHS, kept | {key: [round(one) for one in found]})
-    return max(found)
+        found.append([round(one) for one in bandwidth.measure(threads, memory["available"])])
+        remember(BANDWIDTHS, kept | {key: found})
+    return [float(max(column)) for column in zip(*found, strict=True)]
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(type(one) is int and one > 0 for one in value)
 
 
 def _processor() -> str:

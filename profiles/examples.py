@@ -16,6 +16,7 @@ TYPICAL: Final = Artifact(
         weight_bytes=799_862_784,
         token_bytes=799_862_784,
         token_weights=1_235_814_400,
+        token_kinds={"Q4_K": 830_472_192, "Q6_K": 405_274_624, "F32": 67_584},
         layers=16,
         kv_widths=(1024,) * 16,
         state_bytes=0,

@@ -33,12 +33,16 @@ def shape(keys: Mapping[str, Any], tensors: Sequence[GgufTensor], file_bytes: in
     """The shape of a model whose header has, or will have, these keys and tensors."""
     model = _Model(keys, tensors)
     read = [(model.share(tensor), tensor) for tensor in tensors]
+    token_kinds = Counter[str]()
+    for share, tensor in read:
+        token_kinds[tensor.kind] += share * prod(tensor.dimensions)  # type: ignore[assignment]
     matrices, experts = model.kinds()
     return Shape(
         file_bytes=file_bytes,
         weight_bytes=sum(tensor.nbytes for tensor in tensors),
         token_bytes=int(sum(share * t.nbytes for share, t in read)),
-        token_weights=int(sum(share * prod(t.dimensions) for share, t in read)),
+        token_weights=int(sum(token_kinds.values())),
+        token_kinds=dict(token_kinds),
         layers=model.layers,
         kv_widths=model.widths(),
         state_bytes=model.state(),

@@ -22,8 +22,9 @@ def probe(machine: Machine, *, bandwidth: bool = True) -> Hardware:
     memory = _memory(machine, groups, unknown)
     if bandwidth:
         question = f"bandwidth {threads(cpu)}"
-        measured = attempt(unknown, "memory.bandwidth", lambda: float(machine.ask(question)))
-        memory = msgspec.structs.replace(memory, bandwidth=measured)
+        measured = attempt(unknown, "memory.bandwidth", lambda: [float(one) for one in machine.ask(question)])
+        main, cached = (*(measured or ()), None, None)[:2]
+        memory = msgspec.structs.replace(memory, bandwidth=main, cached_bandwidth=cached)
     board = _board(machine)
     runtimes = attempt(
         unknown,

@@ -53,7 +53,7 @@ def install_command(hardware: Hardware, *, again: bool = False) -> str:
     return flags + (ANEW if again else LLAMA)
 
 
-def pace(runtime: str, sequences: int) -> float:
+def beside(runtime: str, sequences: int) -> float:
     """Speed beside llama.cpp's on the same device, for ranking: 839 to 1,299 tok/s of a 29M Llama for ONNX Runtime
     (measured); vLLM's gain is for many answers at once, gptqmodel's loss is that of transformers' loop."""
     return {"onnxruntime": 0.65, "gptqmodel": 0.5, "vllm": 3.0 if sequences >= MANY else 0.9}[runtime]
@@ -118,11 +118,11 @@ def _plain(
     )
     if gpus:
         bandwidth = rates.read_speed(gpus[0], hardware.memory)
-        prompt, decode = rates.of_gpu(gpus[0], hardware.memory)
+        pace = rates.of_gpu(gpus[0], hardware.memory)
     else:
         bandwidth = hardware.memory.bandwidth or rates.GUESSED_CPU
-        prompt, decode = rates.of_cpu(hardware.cpu, threads)
-    found = speed(shape, bandwidth, prompt_ops=prompt, decode_ops=decode)
+        pace = rates.of_cpu(hardware.cpu, threads)
+    found = speed(shape, bandwidth, pace)
     known = bool(gpus and gpus[0].bandwidth) or (not gpus and hardware.memory.bandwidth is not None)
     return RuntimeChoice(
         runtime=runtime,
@@ -138,6 +138,6 @@ def _plain(
         gpu_bytes=need.total if gpus else 0,
         prompt_tps=found.prompt_tps if known else None,
         decode_tps=found.decode_tps if known else None,
-        rank_tps=found.decode_tps * pace(runtime, wishes.sequences),
+        rank_tps=found.decode_tps * beside(runtime, wishes.sequences),
         reasons=(),
     )

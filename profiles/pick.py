@@ -83,7 +83,8 @@ def _choice(hardware: Hardware, artifact: Artifact, wishes: Preferences, gpus: l
     batch = wishes.batch or BATCH
     ram = ram_room(hardware.memory.available)
     kv_type, kv_reason = _kv_type(hardware, artifact, wishes, places)
-    need = memory(shape, context=places, kv_type=kv_type, batch=batch, sequences=wishes.sequences)
+    simd = () if gpus else hardware.cpu.simd or ()
+    need = memory(shape, context=places, kv_type=kv_type, batch=batch, sequences=wishes.sequences, simd=simd)
     on_gpu = offload(shape, need, gpus, ram) if gpus else Offload(0, 0, ())
     threads, reasons = generation_threads(hardware.cpu, shape.token_bytes)
     if wishes.tuned_threads and not gpus:
@@ -150,19 +151,19 @@ def _speeds(
     hardware: Hardware, artifact: Artifact, gpus: list[Gpu], layers: int, threads: int
 ) -> tuple[float, float]:
     """(prompt, decode) in tokens a second, a layer at a time: those on the CPU, then those on GPUs, one after the other."""
-    shape, cpu = artifact.shape, hardware.cpu
-    prompt_ops, decode_ops = rates.of_cpu(cpu, threads)
+    shape = artifact.shape
     bandwidth = hardware.memory.bandwidth or rates.GUESSED_CPU
-    alone = speed(shape, bandwidth, prompt_ops=prompt_ops, decode_ops=decode_ops)
+    alone = speed(
+        shape, bandwidth, rates.of_cpu(hardware.cpu, threads), cached=hardware.memory.cached_bandwidth
+    )
     if not gpus or not layers:
         return alone.prompt_tps, alone.decode_tps
     share = min(1.0, layers / (shape.layers + 1))
     seconds, prompt = (1 - share) / alone.decode_tps, (1 - share) / alone.prompt_tps
     for gpu in gpus:
-        left = 1 - gpu.busy / 100 if gpu.busy is not None and gpu.busy >= BUSY else 1.0
-        read = rates.read_speed(gpu, hardware.memory) * max(0.1, left)
-        ops = rates.of_gpu(gpu, hardware.memory)
-        one = speed(shape, read, prompt_ops=ops[0] * max(0.1, left), decode_ops=ops[1])
+        left = max(0.1, 1 - gpu.busy / 100) if gpu.busy is not None and gpu.busy >= BUSY else 1.0
+        read = left * rates.read_speed(gpu, hardware.memory)
+        one = speed(shape, read, rates.of_gpu(gpu, hardware.memory, left))
         seconds += share / len(gpus) / one.decode_tps
         prompt += share / len(gpus) / one.prompt_tps
     if all(gpu.integrated for gpu in gpus):

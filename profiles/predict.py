@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from edgekit.profiles import repack
 
-PROCESS: Final = 54 << 20
-"""Bytes of an interpreter with numpy and llama.cpp loaded (measured: 53 to 57 MiB with small vocabularies)."""
+PROCESS: Final = 57 << 20
+"""Bytes of an interpreter with numpy and llama.cpp loaded (measured: 55 to 60 MiB with small vocabularies)."""
 TOKEN: Final = 240
 """Bytes that llama.cpp keeps for a token of the vocabulary: its text, maps from and to it, merges (measured at 128k)."""
 CELLS: Final = 256
@@ -17,8 +18,11 @@ CELLS: Final = 256
 OUTPUTS: Final = 64
 """Rows of logits that edgekit's runtime reserves for."""
 KV_BYTES: Final = {"f32": 4.0, "f16": 2.0, "q8_0": 34 / 32}
-EFFICIENCY: Final = 0.8
-"""Share of the bandwidth at which llama.cpp reads a large model's weights while decoding."""
+EFFICIENCY: Final = 0.87
+"""Share of the bandwidth at which llama.cpp reads weights while decoding (fitted, with ``rates.UNPACK``)."""
+CACHED: Final = 32 << 20
+UNCACHED: Final = 128 << 20
+"""Bytes a token up to which the speed of caches counts, and from which main memory's does."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,8 @@ class Shape:
     """Read for one token: of experts only the active ones, of the token embedding one row."""
     token_weights: int
     """Weights multiplied for one token."""
+    token_kinds: Mapping[str, float]
+    """The same by quantization type."""
     layers: int
     kv_widths: tuple[int, ...]
     """Numbers that a layer keeps for a place of the context, keys and values together; 0 for recurrent layers."""
@@ -74,6 +80,25 @@ class Memory:
 
 
 @dataclass(frozen=True)
+class Pace:
+    """How fast something computes, whatever memory it reads."""
+
+    prompt_ops: float
+    """Multiply-adds a second on a prompt."""
+    unpack: Mapping[str, float] = field(default_factory=dict)
+    """Seconds for one weight of a type while decoding: unpacked for a single product, it costs far more than that."""
+    other: float = 0.0
+    """The same for types that aren't named."""
+    step: float = 0.0
+    layer: float = 0.0
+    """Seconds for each token, and for each of its layers, that no weight causes."""
+
+    def seconds(self, kind: str) -> float:
+        """For one weight of a quantization type."""
+        return self.unpack.get(kind, self.other)
+
+
+@dataclass(frozen=True)
 class Speed:
     """Tokens a second of a prompt and of an answer."""
 
@@ -101,13 +126,18 @@ def memory(
     )
 
 
-def speed(
-    shape: Shape, bandwidth: float, *, prompt_ops: float, decode_ops: float, efficiency: float = EFFICIENCY
-) -> Speed:
-    """From bytes a second of the memory that holds the weights, and multiply-adds a second of what computes.
+def speed(shape: Shape, bandwidth: float, pace: Pace, *, cached: float | None = None) -> Speed:
+    """From bytes a second of the memory that holds the weights, of ``cached`` ones, and the pace of what computes."""
+    rate = _between(shape.token_bytes, cached or bandwidth, bandwidth)
+    read = max(1, shape.token_bytes) / (EFFICIENCY * rate)
+    compute = sum(weights * pace.seconds(kind) for kind, weights in shape.token_kinds.items())
+    token = read + compute + pace.step + pace.layer * shape.layers
+    return Speed(pace.prompt_ops / max(1, shape.token_weights), 1 / token)
 
-    One token at a time, quantized weights are unpacked for a single product each: ``decode_ops`` are far fewer.
-    """
-    weights = max(1, shape.token_weights)
-    read = max(1, shape.token_bytes) / (efficiency * bandwidth)
-    return Speed(prompt_ops / weights, 1 / (read + weights / decode_ops))
+
+def _between(nbytes: int, cached: float, bandwidth: float) -> float:
+    """Bytes a second, from caches' to main memory's evenly with the logarithm of what is read."""
+    if cached <= bandwidth:
+        return bandwidth
+    far = math.log(max(1, nbytes) / CACHED) / math.log(UNCACHED / CACHED)
+    return cached + (bandwidth - cached) * min(1.0, max(0.0, far))

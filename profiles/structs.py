@@ -39,6 +39,8 @@ class Memory(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """A container's limit; None without one."""
     bandwidth: float | None = None
     """Bytes a second that all usable threads read together."""
+    cached_bandwidth: float | None = None
+    """The same of 16 MiB, over and over."""
 
 
 class Gpu(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -173,7 +173,7 @@ def _show_predicted(report: Report) -> None:
     pairs = [
         ("prompt tok/s", choice.prompt_tps, row.prompt.median, "{:,.1f}".format),
         ("decode tok/s", choice.decode_tps, row.decode.median, "{:,.1f}".format),
-        ("memory", choice.memory.total, row.peak_rss, size),
+        ("memory", choice.memory.peak, row.peak_rss, size),
     ]
     rows = [
         [what, form(predicted), form(measured), f"{measured / predicted - 1:+.0%}"]

@@ -74,7 +74,7 @@ def main() -> None:
         ours, theirs, seconds = [], [], []
         for _ in range(ROUNDS):
             began = time.perf_counter()
-            ours.append(measure(count, psutil.virtual_memory().available))
+            ours.append(measure(count, psutil.virtual_memory().available)[0])
             seconds.append(time.perf_counter() - began)
             theirs.append(in_c())
     print(f"{count} threads, load average {psutil.getloadavg()[0]:.1f}; medians of {ROUNDS}")
