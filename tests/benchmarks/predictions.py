@@ -16,7 +16,7 @@ from edgekit.bench_worker import peak_rss
 from edgekit.profiles.choice import Preferences
 from tests.benchmarks.report import table
 
-CONTEXTS = (512, 2048, 8192)
+CONTEXTS = (512, 2048, 4096)
 TOKENS, TURNS = 24, 3
 
 
