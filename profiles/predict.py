@@ -18,7 +18,7 @@ CELLS: Final = 256
 OUTPUTS: Final = 64
 """Rows of logits that edgekit's runtime reserves for."""
 KV_BYTES: Final = {"f32": 4.0, "f16": 2.0, "q8_0": 34 / 32}
-EFFICIENCY: Final = 0.87
+EFFICIENCY: Final = 0.95
 """Share of the bandwidth at which llama.cpp reads weights while decoding (fitted, with ``rates.UNPACK``)."""
 CACHED: Final = 32 << 20
 UNCACHED: Final = 128 << 20

@@ -14,19 +14,20 @@ PROMPT: Final = {
 """Of one thread; the first that a CPU has counts. AMX INT8 was measured (1.2B parameters in Q4_K_M, 216 tok/s on two
 cores), the others follow from the width of their dot products beside it."""
 UNPACK: Final = {
-    "F32": 1, "F16": 17, "BF16": 21, "Q8_0": 16, "Q4_0": 9, "Q4_1": 18, "Q5_0": 58, "Q5_1": 60, "Q2_K": 46, "Q3_K": 70,
-    "Q4_K": 28, "Q5_K": 52, "Q6_K": 51, "IQ4_NL": 40, "IQ4_XS": 30,
+    "F32": 1, "F16": 17, "BF16": 21, "Q8_0": 14, "Q4_0": 9, "Q4_1": 18, "Q5_0": 58, "Q5_1": 60, "Q2_K": 46, "Q3_K": 70,
+    "Q4_K": 24, "Q5_K": 48, "Q6_K": 44, "IQ4_NL": 40, "IQ4_XS": 30,
 }  # fmt: skip
 """Picoseconds of one thread for one weight on one token at a time, beside reading it: fitted to 22 models of a type each,
-of 7 and 1,236 million weights, on a Xeon with AVX-512 VNNI and AMX (tests/benchmarks/unpack.py; within 24% of each)."""
+of 7 and 1,236 million weights, on a Xeon with AVX-512 VNNI and AMX (tests/benchmarks/unpack.py; within a quarter of each)."""
 OTHER: Final = 70
 """The same for types that weren't measured."""
 SLOWER: Final = {
-    "AVX-512 VNNI": 1.0, "AVX-VNNI": 1.2, "AVX-512": 1.4, "AVX2": 1.6, "AVX": 4.4, "i8mm": 1.6, "dotprod": 2.2, "NEON": 5.5,
+    "AVX-512 VNNI": 1.0, "AVX-VNNI": 1.0, "AVX-512": 1.2, "AVX2": 1.3, "AVX": 4.4, "i8mm": 1.2, "dotprod": 1.6, "NEON": 5.5,
 }  # fmt: skip
-"""How much longer it takes with other instructions, by the width of their dot products; the first that a CPU has counts."""
-STEP: Final = 100e-6
-LAYER: Final = 10e-6
+"""How much longer it takes with other instructions; the first that a CPU has counts. From the width of their dot products,
+held against published rates of a Core i3-1315U and of Raspberry Pi 4 and 5, which it still falls short of by a fifth."""
+STEP: Final = 60e-6
+LAYER: Final = 7e-6
 """Seconds of a token, and of each layer, that its weights don't cause: fitted with ``UNPACK``."""
 _PLAIN: Final = 2e9
 _SLOW: Final = 11.0
