@@ -103,7 +103,7 @@ def source(name_or_path: str | os.PathLike[str]) -> Path:
         return Path(text)
     known = names()
     if text not in known:
-        near = difflib.get_close_matches(text, known, n=3, cutoff=0.4)
+        near = difflib.get_close_matches(text.lower(), known, n=3, cutoff=0.3)
         hint = f"did you mean {' or '.join(near)}? " if near else ""
         raise InputError(
             f"no target is called {text!r}",

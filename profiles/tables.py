@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal, get_args, get_origin
 
 import msgspec
 
@@ -16,9 +16,15 @@ from edgekit.errors import InputError
 _HEADER: Final = re.compile(r"\s*\[([^\[\]]+)\]\s*(?:#.*)?$")
 _KEY: Final = re.compile(r"\s*((?:[\w-]+|\"[^\"]*\"|'[^']*')(?:\s*\.\s*(?:[\w-]+|\"[^\"]*\"|'[^']*'))*)\s*=")
 _PART: Final = re.compile(r"[\w-]+|\"[^\"]*\"|'[^']*'")
-_UNKNOWN: Final = re.compile(r"Object contains unknown field `(.*)`(?: - at `\$\.?(.*)`)?", re.DOTALL)
+_UNKNOWN: Final = re.compile(r"Object contains unknown field `(.*?)`(?: - at `\$\.?(.*)`)?", re.DOTALL)
 _MISSING: Final = re.compile(r"Object missing required field `(.*?)`(?: - at `\$\.?(.*)`)?")
 _INVALID: Final = re.compile(r"(?:Expected )?(.*?)(?:, got .*)? - at `\$\.?(.*?)`$", re.DOTALL)
+
+_KINDS: Final = {
+    "float": "a number", "int": "a whole number", "str": "text", "object": "a table", "array": "a list",
+    "Number": "a number that isn't",
+}  # fmt: skip
+"""msgspec's words for types -> TOML's."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,8 @@ class Place:
             )
         invalid = _INVALID.fullmatch(message)
         key, expected = (invalid[2], invalid[1]) if invalid else ("", message)
-        return self.wrong(re.sub(r"\[.*", "", key), _at(data, key), expected.replace("`", ""))
+        key = re.sub(r"\[.*", "", key)
+        return self.wrong(key, _at(data, key), _words(expected.replace("`", ""), kind, key))
 
     def _unknown(self, key: str, table: str, kind: type[msgspec.Struct]) -> InputError:
         full = f"{table}.{key}" if table else key
@@ -112,10 +119,31 @@ def _at(data: Any, dotted: str) -> Any:
     return data
 
 
+def _words(expected: str, kind: type[msgspec.Struct], key: str) -> str:
+    """What msgspec expects, in words; a choice with all of its values."""
+    if expected.startswith("Invalid enum value"):
+        table, _, name = key.rpartition(".")
+        field = next(one for one in msgspec.structs.fields(_struct(kind, table)) if one.name == name)
+        return "one of " + ", ".join(map(str, _values(field.type)))
+    what, _, bound = expected.partition(" ")
+    return f"{_KINDS.get(what, what)} {bound.replace('.0', '')}".strip()
+
+
+def _values(kind: Any) -> list[Any]:
+    """The values of a Literal, wherever in a type it is."""
+    if get_origin(kind) is Literal:
+        return list(get_args(kind))
+    return [value for part in get_args(kind) for value in _values(part)]
+
+
 def _fields(kind: type[msgspec.Struct], table: str) -> Sequence[str]:
-    """The keys of a struct, or of the one that its field ``table`` holds."""
+    return _struct(kind, table).__struct_fields__
+
+
+def _struct(kind: type[msgspec.Struct], table: str) -> type[msgspec.Struct]:
+    """The struct itself, or the one that its field ``table`` holds."""
     for part in filter(None, table.split(".")):
-        info = next(field for field in msgspec.structs.fields(kind) if field.encode_name == part)
-        options = getattr(info.type, "__args__", (info.type,))
+        info = next(field for field in msgspec.structs.fields(kind) if field.name == part)
+        options = get_args(info.type) or (info.type,)
         kind = next(one for one in options if isinstance(one, type) and issubclass(one, msgspec.Struct))
-    return kind.__struct_fields__
+    return kind
