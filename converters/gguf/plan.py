@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from gguf import GGMLQuantizationType as Q
 
 from edgekit.converters.gguf import families, imatrix, measures, presets, tokenizers
 from edgekit.converters.gguf.decoder import interleave
-from edgekit.converters.gguf.family import STRING, U32, Entry, Mapped
+from edgekit.converters.gguf.family import STRING, U32, Entry, Mapped, key_widths
 from edgekit.converters.gguf.gguf_source import GgufSource
 from edgekit.converters.gguf.imatrix import ImportanceMatrix
 from edgekit.converters.gguf.measures import padded
@@ -54,19 +55,29 @@ class Layout:
     metadata: Sequence[Entry]
     tensors: Sequence[Mapped]
     vocabulary: Vocabulary | None
-    """None where a GGUF base's own is copied."""
+    """None where a GGUF base's own is copied, or where a plan has to do without."""
     name: str
     origin: GgufSource | None = None
     """The GGUF base, if that is what the source is."""
     changed: frozenset[str] = frozenset()
     """Names of the tensors that adapters change in a GGUF base."""
 
-    @property
+    @cached_property
     def parameters(self) -> int:
         """Number of weights, computed tensors left out."""
         return sum(int(np.prod(tensor.shape)) for tensor in self.tensors if tensor.sources)
 
-    @property
+    @cached_property
+    def words(self) -> Sequence[Entry]:
+        """The vocabulary's keys, made once for all presets."""
+        return self.vocabulary.entries() if self.vocabulary else ()
+
+    @cached_property
+    def words_bytes(self) -> Mapping[int, int]:
+        """Bytes of each of ``words`` in a file, by its identity."""
+        return {id(entry): measures.of_entry(entry) for entry in self.words}
+
+    @cached_property
     def size_label(self) -> str:
         """Such as ``1.5B``; with experts ``8x7B``, where one expert of each stack counts."""
         stacks = [tensor.shape for tensor in self.tensors if "_exps." in tensor.name]
@@ -88,7 +99,7 @@ class Layout:
             "num_key_value_heads": max(shared) if isinstance(shared, list) else shared,
             "hidden_size": keys["embedding_length"],
             "head_dim": keys.get("attention.key_length"),
-            "key_widths": _key_widths(keys),
+            "key_widths": key_widths(keys),
             "intermediate_size": max(ffn) if isinstance(ffn := keys["feed_forward_length"], list) else ffn,
             "vocab_size": next(t.shape[0] for t in self.tensors if t.name == "token_embd.weight"),
             "max_position_embeddings": keys["context_length"],
@@ -130,7 +141,9 @@ class Plan:
         """Where the tensors' bytes begin in a file."""
         infos = (t.mapped for t in self.tensors if t.shard == shard)
         size = measures.START + sum(measures.of_info(one.name, len(one.shape)) for one in infos)
-        size += sum(map(measures.of_entry, self._keys(shard))) + len(self._copied_keys(shard)[1])
+        words = self.layout.words_bytes
+        size += sum(words.get(id(entry)) or measures.of_entry(entry) for entry in self._keys(shard))
+        size += len(self._copied_keys(shard)[1])
         return padded(size)
 
     def paths(self, path: Path) -> list[Path]:
@@ -177,13 +190,16 @@ class Plan:
         return keys
 
 
-def lay_out(source: TensorSource, folder: Path, name: str) -> Layout:
-    """Map a model to GGUF: from configs and headers alone, before any work starts."""
+def lay_out(source: TensorSource, folder: Path, name: str, *, wordless: bool = False) -> Layout:
+    """Map a model to GGUF: from configs and headers alone, before any work starts.
+
+    ``wordless`` leaves the tokenizer out, for a plan where there is none: it can't be built.
+    """
     family = families.find(source.config, folder / "config.json")
     metadata, tensors = family.metadata(source.config), family.tensors(source)
     families.check_consumed(source, set().union(*(t.sources for t in tensors)), family, folder)
     embedding = next(tensor for tensor in tensors if tensor.name == "token_embd.weight")
-    vocabulary = tokenizers.read(folder, source.config, embedding.shape[0])
+    vocabulary = None if wordless else tokenizers.read(folder, source.config, embedding.shape[0])
     model = replace(family.mixture(source.config), arch=family.ARCH)
     return Layout(source, family.ARCH, model, metadata, tensors, vocabulary, name)
 
@@ -250,24 +266,12 @@ def _kinds(
     return kinds, weights or {}
 
 
-def _key_widths(keys: Mapping[str, Any]) -> list[int]:
-    """Numbers in the keys of one token, for each layer that has keys of its own."""
-    layers, heads = keys["block_count"], keys["attention.head_count"]
-    size = keys.get("attention.key_length", keys["embedding_length"] // heads)
-    shared = keys.get("attention.head_count_kv", heads)
-    shared = shared if isinstance(shared, list) else [shared] * layers
-    local = keys.get("attention.sliding_window_pattern", [False] * layers)
-    sizes = [keys.get("attention.key_length_swa", size) if windowed else size for windowed in local]
-    storing = layers - keys.get("attention.shared_kv_layers", 0)
-    return [count * one for count, one in zip(shared, sizes, strict=True)][:storing]
-
-
 def _entries(layout: Layout, preset: presets.Preset) -> list[Entry]:
     types = [
         Entry("general.file_type", int(preset.file_type), U32),
         Entry("general.quantization_version", GGML_QUANT_VERSION, U32),
     ]
-    if layout.vocabulary is None:
+    if layout.origin:
         return types
     return [
         Entry("general.architecture", layout.arch, STRING),
@@ -276,7 +280,7 @@ def _entries(layout: Layout, preset: presets.Preset) -> list[Entry]:
         Entry("general.size_label", layout.size_label, STRING),
         *layout.metadata,
         *types,
-        *layout.vocabulary.entries(),
+        *layout.words,
     ]
 
 

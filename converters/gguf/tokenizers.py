@@ -49,6 +49,11 @@ def read(folder: Path, config: Mapping[str, Any], size: int) -> Vocabulary:
     return replace(_read(folder, files, size), named_templates=files.named_templates())
 
 
+def present(folder: Path) -> bool:
+    """Whether a folder has any tokenizer that is read."""
+    return any((folder / name).exists() for name in KINDS) or any(folder.glob("*.tiktoken"))
+
+
 def _read(folder: Path, files: Surroundings, size: int) -> Vocabulary:
     for name, kind in KINDS.items():
         if (folder / name).exists():
