@@ -192,6 +192,8 @@ def _check(device: Device, at: tables.Place) -> None:
         room, where = gpu.memory_gb, "gpu.memory_gb"
     if device.budget_gb > room:
         raise at.wrong("budget_gb", device.budget_gb, f"no more than {where}, {room:g}")
+    if gpu and gpu.memory_gb and not gpu.bandwidth_gb_s:
+        raise at.wrong("gpu.bandwidth_gb_s", None, "the bandwidth of the GPU's own memory")
     if len(set(device.formats)) != len(device.formats):
         raise at.wrong("formats", device.formats, "each format once")
     if (device.system == "browser") != (device.architecture == "wasm32"):
