@@ -18,6 +18,7 @@ from edgekit.project import BuildSpec
 if TYPE_CHECKING:
     from edgekit.converters.adapter import Adapter
     from edgekit.converters.checkpoint import Checkpoint
+    from edgekit.converters.foreseen import Foreseen
     from edgekit.converters.gguf.gguf_source import GgufSource
     from edgekit.converters.gguf.plan import Layout, Plan
     from edgekit.converters.lora import Merged
@@ -29,7 +30,7 @@ class Opened:
     """A build's inputs, all of them checked, and a plan per quantization."""
 
     spec: BuildSpec
-    base: Checkpoint | TextModel | GgufSource
+    base: Checkpoint | TextModel | GgufSource | Foreseen
     adapters: Sequence[tuple[Adapter, float]]
     merged: Merged
     layout: Layout
@@ -44,9 +45,10 @@ class Opened:
     @property
     def notes(self) -> list[str]:
         """What a person should know although everything works."""
+        from edgekit.converters.foreseen import Foreseen
         from edgekit.converters.text_model import TextModel
 
-        notes = list(self.base.notes) if isinstance(self.base, TextModel) else []
+        notes = list(self.base.notes) if isinstance(self.base, TextModel | Foreseen) else []
         notes += self.merged.notes
         if self.layout.origin and self.spec.base.is_file():
             notes += self.layout.origin.notes()
@@ -58,23 +60,24 @@ class Opened:
 
 
 @contextmanager
-def opened(spec: BuildSpec, progress: Progress) -> Iterator[Opened]:
+def opened(spec: BuildSpec, progress: Progress, *, planning: bool = False) -> Iterator[Opened]:
     """Open and check everything that a build reads; files are closed on the way out.
 
     With ``spec.llama_cpp``, a model that edgekit doesn't convert is merged and converted by llama.cpp's script here.
+    ``planning`` does with what is there, be it config.json alone, and makes no plans.
     """
     from edgekit.converters.adapter import Adapter
     from edgekit.converters.gguf import imatrix, plan, presets
     from edgekit.converters.gguf.gguf_source import GgufSource
     from edgekit.converters.lora import Merged
 
-    chosen = [presets.preset(name) for name in spec.quantizations]
+    chosen = [] if planning else [presets.preset(name) for name in spec.quantizations]
     if len({preset.name for preset in chosen}) != len(chosen):
         raise InputError("a quantization is named twice", found=", ".join(spec.quantizations))
     overrides = [presets.Override.parse(text) for text in spec.tensor_types]
     matrix = imatrix.read(spec.imatrix) if spec.imatrix else None
     with ExitStack() as stack:
-        base = _base(spec, stack)
+        base = (_foreseen(spec.base) if planning else None) or _base(spec, stack)
         adapters: list[tuple[Adapter, float]] = []
         for folder, weight in spec.adapters:
             adapter = Adapter(folder)
@@ -87,9 +90,23 @@ def opened(spec: BuildSpec, progress: Progress) -> Iterator[Opened]:
         elif merged.tokenizer:
             temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix="edgekit-"))
             words = overlay(spec.base, merged.tokenizer, Path(temporary))
-        layout = _layout(spec, base, merged, words, stack, progress)
+        layout = _layout(spec, base, merged, words, stack, progress, planning)
         plans = [plan.plan(layout, preset, overrides, matrix, spec.split_size) for preset in chosen]
         yield Opened(spec, base, adapters, merged, layout, plans, words)
+
+
+def _foreseen(folder: Path) -> Foreseen | TextModel | None:
+    """A checkpoint whose weights aren't there; None where they are, or where the base is a file."""
+    from edgekit.converters.foreseen import lacks_weights
+    from edgekit.converters.gguf import families
+    from edgekit.converters.text_model import foresee
+
+    if not lacks_weights(folder):
+        return None
+    base = foresee(folder)
+    # So it learns the shapes that adapters are to fit.
+    families.find(base.config, folder / "config.json").tensors(base)
+    return base
 
 
 def _base(spec: BuildSpec, stack: ExitStack) -> Checkpoint | TextModel | GgufSource:
@@ -126,21 +143,22 @@ def _check_vocabulary(merged: Merged, base: Path) -> None:
 
 def _layout(
     spec: BuildSpec,
-    base: Checkpoint | TextModel | GgufSource,
+    base: Checkpoint | TextModel | GgufSource | Foreseen,
     merged: Merged,
     words: Path,
     stack: ExitStack,
     progress: Progress,
+    planning: bool,
 ) -> Layout:
-    from edgekit.converters.gguf import plan
+    from edgekit.converters.gguf import plan, tokenizers
     from edgekit.converters.gguf.gguf_source import GgufSource
 
     if isinstance(base, GgufSource):
         return plan.lay_out_gguf(merged, base, merged.changed, spec.name)
     try:
-        return plan.lay_out(merged, words, spec.name)
+        return plan.lay_out(merged, words, spec.name, wordless=planning and not tokenizers.present(words))
     except UnsupportedModelError as error:
-        if spec.llama_cpp is None:
+        if spec.llama_cpp is None or planning:
             raise
         progress.note(f"left to llama.cpp's converter: {error.args[0]}")
     spec.out.mkdir(parents=True, exist_ok=True)

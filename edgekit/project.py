@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from edgekit.errors import InputError
-from edgekit.files import MALFORMED, read_bounded, read_json, read_text
+from edgekit.files import MALFORMED, read_bounded, read_json, read_text, real
 
 FILE = "edgekit.toml"
 DEFAULT_QUANTIZATIONS = ("Q4_K_M",)
@@ -41,6 +41,8 @@ class BuildSpec:
     licence: str | None = None
     threads: int | None = None
     force: bool = False
+    targets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
+    """Devices to build for, with what the project changes of them: ``edgekit.targets.resolve`` takes both."""
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -88,6 +90,7 @@ class _Project(msgspec.Struct, forbid_unknown_fields=True):
     adapters: list[_AdapterEntry] = []
     prompt: _Prompt = msgspec.field(default_factory=_Prompt)
     tensor_types: dict[str, str] = {}
+    targets: dict[str, dict[str, Any]] = {}
 
 
 def read_project(path: Path, *, force: bool = False, threads: int | None = None) -> BuildSpec:
@@ -125,7 +128,14 @@ def read_project(path: Path, *, force: bool = False, threads: int | None = None)
         licence=project.licence,
         threads=threads,
         force=force,
+        targets=project.targets,
     )
+
+
+def name_of(base: Path, adapters: Sequence[tuple[Path, float]]) -> str:
+    """What a build is called that wasn't given a name: as the first adapter, or the base."""
+    named = real(adapters[0][0] if adapters else base)
+    return named.stem if named.is_file() else named.name
 
 
 def read_prompt(path: Path) -> str:

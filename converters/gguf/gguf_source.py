@@ -68,6 +68,11 @@ class GgufSource:
                 raise InputError("two tensors stand for one of the checkpoint's", path=path)
         self.config: Mapping[str, Any] = self._config()
 
+    @property
+    def data_bytes(self) -> int:
+        """Bytes of all its tensors as they are stored."""
+        return sum(tensor.nbytes for _, tensor in self._places.values())
+
     def _architecture(self) -> str:
         keys = self.header.keys
         arch, kind = keys.get("general.architecture"), keys.get("general.type", "model")

@@ -94,15 +94,21 @@ def command(
 
 
 def _spec(base: Path, force: bool, threads: int | None, given: dict[str, Any]) -> BuildSpec:
-    from edgekit.files import read_json, real
-    from edgekit.project import DEFAULT_QUANTIZATIONS, BuildSpec, parse_adapter, parse_size, read_prompt
+    from edgekit.files import read_json
+    from edgekit.project import (
+        DEFAULT_QUANTIZATIONS,
+        BuildSpec,
+        name_of,
+        parse_adapter,
+        parse_size,
+        read_prompt,
+    )
 
     adapters = tuple(parse_adapter(text) for text in given["adapters"])
-    named = adapters[0][0] if adapters else base
     return BuildSpec(
         base=base,
         out=given["out"] or Path("dist"),
-        name=given["name"] or (real(named).stem if named.is_file() else real(named).name),
+        name=given["name"] or name_of(base, adapters),
         adapters=adapters,
         quantizations=given["quants"] or DEFAULT_QUANTIZATIONS,
         version=given["version"] or "0.1.0",

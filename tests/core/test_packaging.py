@@ -30,7 +30,9 @@ MAY_IMPORT_ROOMS = {
     "handoff.py",
     "here.py",
     "opening.py",
+    "plan.py",
     "results.py",
+    "targets.py",
 }
 """Core files, besides the command line, that join rooms: inside functions only."""
 HEAVY = (

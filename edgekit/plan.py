@@ -1,0 +1,147 @@
+"""``edgekit plan``: what would be built for each target, known before a weight is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from edgekit.errors import HardwareError, InputError
+from edgekit.gguf_header import NUMBERS, GgufArray, GgufTensor
+from edgekit.opening import Opened, opened
+from edgekit.progress import Progress
+from edgekit.project import BuildSpec
+
+if TYPE_CHECKING:
+    from edgekit.converters.gguf import plan as gguf
+    from edgekit.profiles.choice import Artifact
+    from edgekit.profiles.devices import Device
+    from edgekit.profiles.planning import Candidate, Row
+
+WORDS_BYTES: Final = 40
+"""Bytes of a file for a token of a vocabulary that isn't there yet: 23 of SentencePiece's, 35 to 61 of byte-level BPE's."""
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What could be built of a model, for any target."""
+
+    gguf: Sequence[Candidate]
+    exact: bool
+    """Whether sizes are exact to the byte; not where the tokenizer is missing."""
+    notes: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A device's rows, and why none of them is chosen, if none is."""
+
+    device: Device
+    rows: Sequence[Row]
+    problem: HardwareError | None
+    notes: Sequence[str]
+
+
+def plan(spec: BuildSpec, devices: Sequence[Device]) -> tuple[Candidates, list[Planned]]:
+    """Rows for every device; the errors of ``edgekit.errors`` for what can't be opened or isn't converted."""
+    found = candidates(spec)
+    return found, [for_device(found, device) for device in devices]
+
+
+def for_device(found: Candidates, device: Device) -> Planned:
+    """One device's rows."""
+    from edgekit.profiles import planning, shortfall
+
+    _check_names(device)
+    notes = []
+    if "gguf" not in device.formats:
+        raise InputError(
+            f"the target {device.name} takes {' or '.join(device.formats)}, which edgekit doesn't build yet",
+            expected="gguf among its formats",
+        )
+    if better := device.formats[: device.formats.index("gguf")]:
+        notes.append(f"it prefers {' and '.join(better)}, which edgekit doesn't build yet")
+    rows = planning.plan(device, found.gguf)
+    problem = None if planning.choose(rows) else shortfall.error(device, rows, found.gguf)
+    return Planned(device, rows, problem, notes)
+
+
+def candidates(spec: BuildSpec) -> Candidates:
+    """Every quantization of a base with its adapters, from configs and headers alone."""
+    from edgekit.profiles.planning import Candidate
+
+    with opened(spec, Progress(), planning=True) as inputs:
+        notes, found = list(inputs.notes), []
+        missing = _missing_words(inputs)
+        if missing:
+            notes.append(
+                f"no tokenizer here: sizes leave {missing / 1e6:.1f} MB for one, and are exact once it is there"
+            )
+        for preset, one in _plans(inputs, spec, notes):
+            found.append(Candidate(_artifact(preset, one, missing), _barred(inputs, one)))
+        return Candidates(found, not missing, notes)
+
+
+def _plans(inputs: Opened, spec: BuildSpec, notes: list[str]) -> Iterator[tuple[str, gguf.Plan]]:
+    """A plan for each preset; those whose blocks the model's rows don't divide by are left out, and noted."""
+    from edgekit.converters.gguf import imatrix, plan, presets
+
+    overrides = [presets.Override.parse(text) for text in spec.tensor_types]
+    matrix = imatrix.read(spec.imatrix) if spec.imatrix else None
+    for name, preset in presets.PRESETS.items():
+        try:
+            one = plan.plan(inputs.layout, preset, overrides, matrix, spec.split_size, unchecked=True)
+        except InputError as error:
+            if "don't divide" not in error.what:
+                raise
+            notes.append(f"{name} is left out: {error.what}")
+            continue
+        yield name, one
+
+
+def _barred(inputs: Opened, one: gguf.Plan) -> str | None:
+    """Why a plan can't be carried out, or isn't worth it."""
+    origin = inputs.layout.origin
+    if one.lacking:
+        return "needs an importance matrix (--imatrix)"
+    if origin and one.data_bytes > origin.data_bytes:
+        return f"larger than the {origin.data_bytes / 1e9:.2f} GB that it would be made of, and no better"
+    return None
+
+
+def _artifact(quantization: str, one: gguf.Plan, missing: int) -> Artifact:
+    """A plan as the picker looks at a file."""
+    from edgekit.profiles.choice import Artifact
+    from edgekit.profiles.gguf_shape import shape
+
+    origin = one.layout.origin
+    keys = origin.header.keys if origin else {entry.key: _kept(entry.value) for entry in one.entries}
+    tensors = [
+        GgufTensor(t.mapped.name, t.mapped.shape[::-1], t.kind.name, t.offset, t.nbytes) for t in one.tensors
+    ]
+    return Artifact("", "gguf", quantization, shape(keys, tensors, one.file_bytes + missing))
+
+
+def _kept(value: Any) -> Any:
+    """A key's value as it is read back from a file."""
+    return GgufArray(len(value), list(value[:NUMBERS])) if isinstance(value, list | tuple) else value
+
+
+def _check_names(device: Device) -> None:
+    from edgekit.converters.gguf import presets
+
+    for name in device.quantizations:
+        if presets.preset(name).name != name:
+            raise InputError(
+                f"target {device.name}: not a quantization's name",
+                found=name,
+                expected=presets.preset(name).name,
+            )
+
+
+def _missing_words(inputs: Opened) -> int:
+    """Bytes that a vocabulary will take which isn't there."""
+    layout = inputs.layout
+    if layout.vocabulary or layout.origin:
+        return 0
+    return WORDS_BYTES * int(layout.sizes["vocab_size"])

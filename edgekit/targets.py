@@ -1,0 +1,33 @@
+"""The devices that a command or a project file names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgekit.errors import InputError
+
+if TYPE_CHECKING:
+    from edgekit.profiles.devices import Device
+
+
+def resolve(
+    names: Sequence[str], overrides: Mapping[str, Mapping[str, Any]], project: Path | None = None
+) -> list[Device]:
+    """Devices by name or path, as the project's ``[targets.NAME]`` tables change them; all of those where none is named.
+
+    ``InputError`` with the nearest names for an unknown one, with file, line and key for what is wrong in a file.
+    """
+    from edgekit.profiles import devices
+
+    found = []
+    for name in names or overrides:
+        if project is not None and name in overrides:
+            found.append(devices.adjusted(name, overrides[name], project))
+        else:
+            found.append(devices.load(name))
+    called = [device.name for device in found]
+    if twice := sorted({name for name in called if called.count(name) > 1}):
+        raise InputError("a target is named twice", found=", ".join(twice), expected="each once")
+    return found
