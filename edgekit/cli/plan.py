@@ -147,10 +147,13 @@ def _show(planned: Planned, found: Candidates) -> None:
 
 
 def _contexts(row: Row) -> list[int]:
-    """The context that is asked for, a quarter of it, and four times it, as far as the model was trained."""
-    known = list(row.memory_bytes)
-    wanted = (row.context // 4, row.context, row.context * 4)
-    return [one for one in known if one in wanted] or [row.context]
+    """The context that is asked for, a quarter of it, and four times it, or what is nearest."""
+    known = sorted(row.memory_bytes)
+    below = [one for one in known if one < row.context]
+    above = [one for one in known if one > row.context]
+    quarter = [max((one for one in below if one <= row.context // 4), default=below[-1])] if below else []
+    fourfold = [min((one for one in above if one >= row.context * 4), default=above[-1])] if above else []
+    return [*quarter, row.context, *fourfold]
 
 
 def _cells(row: Row, contexts: list[int]) -> list[str]:
