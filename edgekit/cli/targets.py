@@ -42,8 +42,7 @@ def _list(found: list[Device]) -> None:
     rows = [
         [
             one.name,
-            one.architecture,
-            one.gpu.api if one.gpu else "CPU",
+            f"{one.architecture} {one.gpu.api if one.gpu else 'CPU'}",
             f"{one.budget_gb:g} GB",
             f"{(one.gpu and one.gpu.bandwidth_gb_s) or one.bandwidth_gb_s:,g}",
             f"{one.context:,}",
@@ -52,7 +51,7 @@ def _list(found: list[Device]) -> None:
         ]
         for one in found
     ]
-    table(["target", "processor", "runs on", "budget", "GB/s", "context", "tok/s", "formats"], rows)
+    table(["target", "runs on", "budget", "GB/s", "context", "tok/s", "formats"], rows)
     click.echo(
         "\nbudget: what a model may take. GB/s: memory that it is read from. tok/s: the least acceptable."
     )
