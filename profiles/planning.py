@@ -17,6 +17,8 @@ from edgekit.profiles.structs import Hardware
 CONTEXTS: Final = (512, 1024, 2048, 4096, 8192, 16_384, 32_768, 65_536, 131_072)
 """Tokens that memory is told for, up to those that the model was trained for."""
 KV_TYPE: Final = "f16"
+UNNAMED: Final = "not among the quantizations that the target names"
+TERNARY: Final = "only for models that were trained with such weights"
 
 
 @dataclass(frozen=True)
@@ -105,16 +107,12 @@ def _row(device: Device, machine: Hardware, candidate: Candidate) -> Row:
         decode_tps=tps,
         over=choice.memory.total - device.budget,
         fast=tps >= device.min_tps,
-        barred=candidate.barred or _unfit(candidate) or ("the target doesn't name it" if unwanted else None),
+        barred=UNNAMED
+        if unwanted
+        else candidate.barred or (TERNARY if candidate.quantization in TRAINED_FOR else None),
         chosen=False,
         reasons=(),
     )
-
-
-def _unfit(candidate: Candidate) -> str | None:
-    if candidate.quantization in TRAINED_FOR:
-        return "only for models that were trained with such weights"
-    return None
 
 
 def _explained(row: Row, best: Row | None, device: Device) -> Row:

@@ -8,7 +8,7 @@ from typing import Final
 from edgekit.errors import HardwareError
 from edgekit.profiles import devices, planning
 from edgekit.profiles.devices import Device
-from edgekit.profiles.planning import CONTEXTS, Candidate, Row
+from edgekit.profiles.planning import CONTEXTS, UNNAMED, Candidate, Row
 
 SHOWN: Final = 3
 """Other targets that are named."""
@@ -47,6 +47,9 @@ def _remedies(device: Device, rows: Sequence[Row], candidates: Sequence[Candidat
     if row := _shorter(buildable, device):
         length, quantization = row
         yield f"context = {length} ({quantization})"
+    unnamed = [row for row in rows if row.fits and row.fast and row.barred == UNNAMED]
+    if unnamed:
+        yield f"{unnamed[0].quantization} among its quantizations"
     with_matrix = [row for row in rows if row.fits and row.fast and MATRIX in (row.barred or "")]
     if with_matrix:
         yield f"an importance matrix (--imatrix), for {with_matrix[0].quantization}"

@@ -17,6 +17,14 @@ if TYPE_CHECKING:
 
 PATH = click.Path(path_type=Path)
 
+_SHORT = {
+    "importance matrix": "needs --imatrix",
+    "target names": "not named",
+    "trained with": "for ternary models",
+    "no better": "larger, no better",
+}
+"""Why a row can't be built, or isn't worth it, in words that fit a table."""
+
 EPILOG = """\b
 Examples:
   edgekit plan BASE --adapter LORA --target laptop-8gb --target raspberry-pi-5-8gb
@@ -175,14 +183,12 @@ def _verdict(row: Row) -> str:
     """Whether it fits, in a few words that leave the table its 80 columns; JSON has all reasons."""
     if row.chosen:
         return "best"
-    parts = []
     if row.over > 0:
-        parts.append(f"{row.over / 1e9:.{1 if row.over >= 1e10 else 2}f} GB over")
-    if not row.fast:
-        parts.append("slow")
+        over = f"{row.over / 1e9:.{1 if row.over >= 1e10 else 2}f} GB over"
+        return over if row.fast else f"{over}, slow"
     if row.barred:
-        parts.append("needs imatrix" if "--imatrix" in row.barred else "barred")
-    return ", ".join(parts[:2]) or "fits"
+        return next((short for part, short in _SHORT.items() if part in row.barred), row.barred)
+    return "fits" if row.fast else "slow"
 
 
 def _joined(problems: list[HardwareError]) -> HardwareError:

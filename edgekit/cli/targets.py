@@ -60,13 +60,15 @@ def _list(found: list[Device]) -> None:
 
 def _show(name: str, device: Device) -> None:
     """The file as it is written, so that it can be copied; and what it comes to where it extends another."""
+    import tomllib
+
     from edgekit.cli.output import printable, table
     from edgekit.files import read_text
     from edgekit.profiles import devices
 
     text = read_text(devices.source(name))
     click.echo(printable(text).rstrip("\n"))
-    if "extends" in text:
+    if "extends" in tomllib.loads(text):
         click.echo()
         table(["with what it extends", ""], [[key, value] for key, value in _figures(device)])
 

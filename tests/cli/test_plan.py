@@ -25,6 +25,7 @@ def test_targets() -> None:
 def test_one_target_is_its_file(tmp_path: Path) -> None:
     file = ROOT / "profiles" / "raspberry-pi-5-8gb.toml"
     assert edgekit("targets", "raspberry-pi-5-8gb") == file.read_text()
+    assert "with what" not in edgekit("targets", "industrial-pc-4gb")  # whose comment speaks of extends
     assert json.loads(edgekit("targets", "raspberry-pi-5-8gb", "--json"))["cpu"]["simd"] == [
         "NEON",
         "dotprod",

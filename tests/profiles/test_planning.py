@@ -204,6 +204,13 @@ def test_what_would_do_does(name: str, model: str) -> None:
                 assert planning.choose(planning.plan(devices.load(one), found)), remedy
 
 
+def test_a_quantization_that_isnt_named_is_offered() -> None:
+    device = changed("laptop-16gb", quantizations=["F16"])
+    assert "Q6_K among its quantizations" in str(problem(device, candidates("3B")).next_step)
+    small = Candidate(llama(*SIZES["3B"], 2.1, "IQ2_XXS"), "needs an importance matrix (--imatrix)")
+    assert planning.plan(device, [small])[0].barred == planning.UNNAMED
+
+
 def test_a_shorter_context_is_offered_where_it_helps() -> None:
     need = plan("8B", "laptop-16gb")["Q4_K_M"].memory_bytes
     device = changed("laptop-16gb", budget_gb=need[4096] / 1e9, min_tps=1, quantizations=["Q4_K_M"])
