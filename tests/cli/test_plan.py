@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from edgekit.profiles import devices
+from edgekit.project import read_project
+from edgekit.targets import resolve
 from tests.cli.test_commands import edgekit
 from tests.conftest import ADAPTER, BASE, ROOT
 from tests.models import write_llama
@@ -20,6 +23,21 @@ def test_targets() -> None:
     listed = [line.split()[0] for line in lines[1 : lines.index("")]]
     assert listed == devices.names() and max(map(len, map(str.rstrip, lines[: len(listed) + 1]))) <= 80
     assert [one["name"] for one in json.loads(edgekit("targets", "--json"))] == devices.names()
+
+
+def test_the_page_shows_what_is_printed_and_its_files_are_sound(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "targets.md").read_text()
+    shown = "\n".join(line.rstrip() for line in edgekit("targets").splitlines())
+    assert f"$ edgekit targets\n{shown}\n```" in page
+    board, project = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "my-board.toml").write_text(board)
+    (tmp_path / "edgekit.toml").write_text(project)
+    spec = read_project(tmp_path / "edgekit.toml")
+    found = resolve([], spec.targets, tmp_path / "edgekit.toml")
+    assert [(one.name, one.context, one.budget_gb) for one in found] == [
+        ("laptop-16gb", 2048, 9.5),
+        ("gateway", 4096, 3),
+    ]
 
 
 def test_one_target_is_its_file(tmp_path: Path) -> None:
