@@ -18,8 +18,6 @@ CELLS: Final = 256
 OUTPUTS: Final = 64
 """Rows of logits that edgekit's runtime reserves for."""
 KV_BYTES: Final = {"f32": 4.0, "f16": 2.0, "q8_0": 34 / 32}
-EFFICIENCY: Final = 0.95
-"""Share of the bandwidth at which llama.cpp reads weights while decoding (fitted, with ``rates.UNPACK``)."""
 CACHED: Final = 32 << 20
 UNCACHED: Final = 128 << 20
 """Bytes a token up to which the speed of caches counts, and from which main memory's does."""
@@ -85,6 +83,8 @@ class Pace:
 
     prompt_ops: float
     """Multiply-adds a second on a prompt."""
+    efficiency: float = 1.0
+    """Share of the bandwidth at which weights are read while decoding."""
     unpack: Mapping[str, float] = field(default_factory=dict)
     """Seconds for one weight of a type while decoding: unpacked for a single product, it costs far more than that."""
     other: float = 0.0
@@ -129,7 +129,7 @@ def memory(
 def speed(shape: Shape, bandwidth: float, pace: Pace, *, cached: float | None = None) -> Speed:
     """From bytes a second of the memory that holds the weights, of ``cached`` ones, and the pace of what computes."""
     rate = _between(shape.token_bytes, cached or bandwidth, bandwidth)
-    read = max(1, shape.token_bytes) / (EFFICIENCY * rate)
+    read = max(1, shape.token_bytes) / (pace.efficiency * rate)
     compute = sum(weights * pace.seconds(kind) for kind, weights in shape.token_kinds.items())
     token = read + compute + pace.step + pace.layer * shape.layers
     return Speed(pace.prompt_ops / max(1, shape.token_weights), 1 / token)

@@ -13,7 +13,7 @@ from edgekit.profiles.planning import Row
 from edgekit.profiles.structs import Gpu, Hardware
 
 _SAME: Final = {"arm64": "aarch64", "amd64": "x86_64", "x64": "x86_64"}
-_MATTERING: Final = frozenset({*rates.PROMPT, *rates.DECODE})
+_MATTERING: Final = frozenset({*rates.PROMPT, *rates.SLOWER})
 
 
 def intended(device: Device, row: Row) -> Intended:

@@ -16,7 +16,7 @@ def llama(billions: float, layers: int, width: int, ffn: int, kv: int, bits: flo
         weight_bytes=int(weights * bits / 8),
         token_bytes=int(read * bits / 8),
         token_weights=int(read),
-        token_kinds={"Q4_K" if bits < 8 else "Q8_0": read},
+        token_kinds={kind.removesuffix("_M").removesuffix("_S"): read},
         layers=layers,
         kv_widths=(kv,) * layers,
         state_bytes=0,

@@ -31,20 +31,20 @@ SIZES: dict[str, tuple[float, int, int, int, int]] = {
 TABLE = """
     device                1B      3B      8B      70B
     browser-webgpu        Q8_0    Q2_K    -       -
-    datacenter-cuda-80gb  Q8_0    Q8_0    Q8_0    Q5_K_M
+    datacenter-cuda-80gb  Q8_0    Q8_0    Q8_0    Q4_K_M
     industrial-pc-4gb     Q8_0    -       -       -
     jetson-agx-orin-64gb  Q8_0    Q8_0    Q8_0    -
     jetson-orin-nano-8gb  Q8_0    Q8_0    Q3_K_M  -
-    laptop-16gb           Q8_0    Q6_K    -       -
-    laptop-8gb            Q8_0    Q3_K_M  -       -
+    laptop-16gb           Q8_0    Q8_0    -       -
+    laptop-8gb            Q8_0    Q4_K_M  -       -
     macbook-16gb          Q8_0    Q8_0    Q6_K    -
     macbook-8gb           Q8_0    Q8_0    Q2_K    -
     macbook-max-64gb      Q8_0    Q8_0    Q8_0    -
-    raspberry-pi-4-4gb    Q8_0    Q3_K_M  -       -
-    raspberry-pi-5-8gb    Q8_0    Q4_K_M  -       -
+    raspberry-pi-4-4gb    Q8_0    Q4_K_M  -       -
+    raspberry-pi-5-8gb    Q8_0    Q5_K_M  -       -
     rtx-3060-12gb         Q8_0    Q8_0    Q8_0    -
     rtx-4090-24gb         Q8_0    Q8_0    Q8_0    -
-    snapdragon-x-16gb     Q8_0    Q8_0    -       -
+    snapdragon-x-16gb     Q8_0    Q8_0    Q4_K_M    -
 """
 ROWS = [line.split() for line in TABLE.strip().splitlines()[1:]]
 
@@ -92,11 +92,11 @@ def test_predictions_are_the_pickers_for_such_a_machine() -> None:
 
 
 def test_a_gpu_is_limited_by_its_bandwidth() -> None:
-    """Bytes over four fifths of the data sheet's bandwidth, and 40 products a byte of it."""
+    """Bytes over nine tenths of the data sheet's bandwidth, 40 products a byte of it, and what layers take by themselves."""
     row = plan("8B", "rtx-4090-24gb")["Q4_K_M"]
     weights = 8.03e9 - 128_256 * 4096
     assert row.decode_tps == pytest.approx(
-        1 / (weights * 4.9 / 8 / (0.8 * 1008e9) + weights / 40 / 1008e9), rel=1e-4
+        1 / (weights * 4.9 / 8 / (0.9 * 1008e9) + weights / 40 / 1008e9 + 300e-6 + 32 * 80e-6), rel=1e-4
     )
 
 
@@ -127,9 +127,9 @@ def test_memory_grows_with_the_context_up_to_what_was_trained() -> None:
 
 def test_the_best_that_fits_and_is_fast_enough() -> None:
     rows = plan("3B", "raspberry-pi-5-8gb")
-    assert [row.chosen for row in rows.values()] == [kind == "Q4_K_M" for kind in rows]
-    assert rows["Q5_K_M"].fits and rows["Q5_K_M"].reasons == ("predicted at 3.7 tok/s, less than 4",)
-    assert rows["Q3_K_M"].reasons == ("loses more than Q4_K_M",)
+    assert [row.chosen for row in rows.values()] == [kind == "Q5_K_M" for kind in rows]
+    assert rows["Q6_K"].fits and rows["Q6_K"].reasons == ("predicted at 3.9 tok/s, less than 4",)
+    assert rows["Q3_K_M"].reasons == ("loses more than Q5_K_M",)
     assert not rows["F16"].fits and "GB more than the budget" in rows["F16"].reasons[0]
     tight = plan("3B", "raspberry-pi-5-8gb", budget_gb=rows["Q3_K_M"].memory_bytes[4096] / 1e9)
     assert tight["Q3_K_M"].chosen and tight["Q3_K_M"].over == 0
@@ -170,9 +170,9 @@ def test_too_large_by_how_much() -> None:
 
 def test_too_slow_by_how_much() -> None:
     error = problem(devices.load("laptop-16gb"), candidates("8B"))
-    tps = plan("8B", "laptop-16gb")["Q2_K"].decode_tps
+    tps = plan("8B", "laptop-16gb")["Q4_K_M"].decode_tps
     assert error.found == (
-        f"Q2_K, the fastest that fits, is predicted at {tps:.1f} tok/s: {10 - tps:.1f} less than the 10 that are the least"
+        f"Q4_K_M, the fastest that fits, is predicted at {tps:.1f} tok/s: {10 - tps:.1f} less than the 10 that are the least"
     )
 
 
@@ -206,7 +206,7 @@ def test_what_would_do_does(name: str, model: str) -> None:
 
 def test_a_quantization_that_isnt_named_is_offered() -> None:
     device = changed("laptop-16gb", quantizations=["F16"])
-    assert "Q6_K among its quantizations" in str(problem(device, candidates("3B")).next_step)
+    assert "Q8_0 among its quantizations" in str(problem(device, candidates("3B")).next_step)
     small = Candidate(llama(*SIZES["3B"], 2.1, "IQ2_XXS"), "needs an importance matrix (--imatrix)")
     assert planning.plan(device, [small])[0].barred == planning.UNNAMED
 
