@@ -61,7 +61,7 @@ def of_gpu(gpu: Gpu, memory: Memory, share: float = 1.0) -> Pace:
     """Of a GPU, or of the share of it that others leave."""
     per_byte, efficiency = _GPU.get(gpu.api or "", _OTHER_GPU)
     ops = share * read_speed(gpu, memory) * per_byte
-    return Pace(ops, efficiency, other=1 / ops, step=GPU_STEP / share, layer=GPU_LAYER / share)
+    return Pace(ops, efficiency, other=1 / ops, step=GPU_STEP, layer=GPU_LAYER)
 
 
 def read_speed(gpu: Gpu, memory: Memory) -> float:

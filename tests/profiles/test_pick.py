@@ -102,7 +102,7 @@ def test_partial_offload_keeps_within_the_card() -> None:
 
 def test_a_busy_card_is_predicted_at_what_is_left() -> None:
     idle, busy = pick(recorded("rtx-4090-24gb"), [ONE])[0], pick(recorded("rtx-4090-busy"), [ONE])[0]
-    assert idle.decode_tps and busy.decode_tps and busy.decode_tps < idle.decode_tps / 5
+    assert idle.decode_tps and busy.decode_tps and busy.decode_tps < idle.decode_tps / 4
     assert any("is busy (98%)" in reason for reason in busy.reasons)
     assert any("other programs hold 21.6 GB" in reason for reason in busy.reasons)
 
