@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 from edgekit import bundle, golden, room, worker
 from edgekit.atomic import atomic_folder
 from edgekit.errors import InputError
+from edgekit.files import share
 from edgekit.opening import Opened, opened
+from edgekit.orders import Order, orders
 from edgekit.progress import Progress
 from edgekit.project import BuildSpec
 from edgekit.provenance import provenance
-from edgekit.requirements import memory_by_context
 
 if TYPE_CHECKING:
     from edgekit.converters.gguf.plan import Plan
@@ -42,35 +43,53 @@ class Built:
 
 
 def build(spec: BuildSpec, progress: Progress | None = None) -> list[Built]:
-    """Build and publish one bundle per quantization; on any error none is left half-written.
+    """Build and publish one bundle per quantization and device, in one pass over the model; or none, on any error.
 
     Raises the errors of ``edgekit.errors``; what was there before is kept unless ``spec.force``.
     """
     progress = progress or Progress()
-    with opened(spec, progress) as inputs:
+    wanted = orders(spec, progress)
+    types = tuple(dict.fromkeys(order.quantization for order in wanted))
+    with opened(replace(spec, quantizations=types), progress) as inputs:
         for note in inputs.notes:
             progress.note(note)
-        folders = [inputs.folder(plan) for plan in inputs.plans]
         _check_schema(spec)
         room.check(spec.out, sum(plan.data_bytes for plan in inputs.plans))
         stop = threading.Event()
         with ThreadPoolExecutor(1, "hash") as hashing, ExitStack() as stack:
-            temporary = [stack.enter_context(atomic_folder(folder, force=spec.force)) for folder in folders]
+            work = [
+                (order, stack.enter_context(atomic_folder(order.folder, force=spec.force)))
+                for order in wanted
+            ]
             stack.callback(stop.set)  # an error needn't wait until gigabytes are hashed
             sources = hashing.submit(provenance, inputs, stop)
             try:
-                timing = _convert(inputs, temporary, progress)
-                manifests = _pack(inputs, temporary, sources, progress)
+                timing = _convert(inputs, _firsts(work), progress)
+                manifests = _pack(inputs, work, sources, progress)
             except OSError as error:
                 raise room.disk_error(error, spec.out) from error
-        return [Built(*parts, timing) for parts in zip(folders, manifests, strict=True)]
+        return [
+            Built(order.folder, manifest, timing) for order, manifest in zip(wanted, manifests, strict=True)
+        ]
 
 
-def _convert(inputs: Opened, folders: Sequence[Path], progress: Progress) -> Timing:
+Work = Sequence[tuple[Order, Path]]
+"""What is made, and the folder that it is made in."""
+
+
+def _firsts(work: Work) -> dict[str, Path]:
+    """The folder in which each quantization is written; bundles for other devices share its files."""
+    found: dict[str, Path] = {}
+    for order, folder in work:
+        found.setdefault(order.quantization, folder)
+    return found
+
+
+def _convert(inputs: Opened, folders: Mapping[str, Path], progress: Progress) -> Timing:
     from edgekit.converters.gguf import stream
 
     progress.stage("merging and quantizing" if inputs.adapters else "quantizing", inputs.layout.parameters)
-    paths = [folder / ARTIFACT for folder in folders]
+    paths = [folders[plan.preset.name] / ARTIFACT for plan in inputs.plans]
     return stream.write(
         inputs.plans,
         paths,
@@ -127,42 +146,63 @@ def _prove(inputs: Opened, artifact: Path) -> None:
 
 
 def _pack(
-    inputs: Opened, folders: Sequence[Path], sources: Future[bundle.Provenance], progress: Progress
+    inputs: Opened, work: Work, sources: Future[bundle.Provenance], progress: Progress
 ) -> list[bundle.Manifest]:
     """Record golden probes and write each manifest."""
-    progress.stage("probing and packing", len(folders))
+    progress.stage("probing and packing", len(work))
+    plans = {plan.preset.name: plan for plan in inputs.plans}
+    files: dict[str, list[bundle.File]] = {}
     manifests = []
-    for plan, folder in zip(inputs.plans, folders, strict=True):
-        artifact = plan.paths(folder / ARTIFACT)[0]
-        spec = inputs.spec
-        request = worker.Record(str(artifact), _threads(spec), spec.prompt, spec.allow_nonfinite)
-        recorded = worker.run(request)
-        assert isinstance(recorded, worker.Recorded)
-        golden.save(recorded.golden, folder)
-        manifest = _manifest(inputs, plan, folder, sources.result())
+    firsts = _firsts(work)
+    for order, folder in work:
+        first, plan = firsts[order.quantization], plans[order.quantization]
+        if folder == first:
+            _record(inputs, plan, folder)
+            files[order.quantization] = bundle.list_files(folder)
+        else:
+            share([first / file.path for file in files[order.quantization]], folder)
+        manifest = _manifest(inputs, order, plan, files[order.quantization], sources.result())
         bundle.write_json(folder / bundle.MANIFEST, manifest)
         manifests.append(manifest)
-        progress.advance(plan.preset.name, 1)
+        progress.advance(order.folder.name, 1)
     return manifests
 
 
-def _manifest(inputs: Opened, plan: Plan, folder: Path, provenance: bundle.Provenance) -> bundle.Manifest:
+def _record(inputs: Opened, plan: Plan, folder: Path) -> None:
+    spec, artifact = inputs.spec, plan.paths(folder / ARTIFACT)[0]
+    request = worker.Record(str(artifact), _threads(spec), spec.prompt, spec.allow_nonfinite)
+    recorded = worker.run(request)
+    assert isinstance(recorded, worker.Recorded)
+    golden.save(recorded.golden, folder)
+
+
+def _manifest(
+    inputs: Opened, order: Order, plan: Plan, files: list[bundle.File], provenance: bundle.Provenance
+) -> bundle.Manifest:
     spec = inputs.spec
-    weights = sum(path.stat().st_size for path in plan.paths(folder / ARTIFACT))
     return bundle.Manifest(
         schema_version=bundle.SCHEMA_VERSION,
         name=spec.name,
         version=spec.version,
         counter=spec.counter,
         format="gguf",
-        quantization=plan.preset.name,
-        files=bundle.list_files(folder),
+        quantization=order.quantization,
+        files=files,
         provenance=provenance,
-        requirements=bundle.Requirements(memory_by_context(inputs.layout.sizes, weights), "llama.cpp"),
+        requirements=bundle.Requirements(_memory(plan), "llama.cpp"),
+        target=order.target,
         prompt=spec.prompt,
         system=spec.system,
         output_schema=dict(spec.output_schema) if spec.output_schema is not None else None,
     )
+
+
+def _memory(plan: Plan) -> dict[str, int]:
+    """Bytes by context in tokens, as text for JSON."""
+    from edgekit.plan import artifact
+    from edgekit.profiles.planning import memory_by_context
+
+    return {str(context): nbytes for context, nbytes in memory_by_context(artifact(plan).shape).items()}
 
 
 def _check_schema(spec: BuildSpec) -> None:

@@ -17,6 +17,7 @@ import msgspec
 from edgekit.errors import BundleError, InputError
 from edgekit.files import MALFORMED, inside, read_bounded, sha256
 from edgekit.gguf_shards import parts_of
+from edgekit.intended import Intended
 from edgekit.reliability import Reliability
 
 SCHEMA_VERSION = 1
@@ -69,7 +70,7 @@ class Manifest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     files: list[File]
     provenance: Provenance
     requirements: Requirements
-    target: str | None = None
+    target: Intended | None = None
     prompt: str | None = None
     system: str | None = None
     output_schema: dict[str, Any] | None = None

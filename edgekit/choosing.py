@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from edgekit.errors import BundleError, HardwareError, InputError, RuntimeUnavailableError
 
 if TYPE_CHECKING:
+    from edgekit.intended import Intended
     from edgekit.profiles.choice import Artifact, Preferences, RuntimeChoice
     from edgekit.profiles.structs import Hardware
     from edgekit.runtimes.llamacpp import LlamaCppEngine, LlamaCppOptions
@@ -106,14 +107,19 @@ def best(choices: list[RuntimeChoice], hardware: Hardware, path: str | os.PathLi
 
 
 def open_engine(
-    path: Path, artifact: AbstractContextManager[Path], options: LlamaCppOptions
+    path: Path,
+    artifact: AbstractContextManager[Path],
+    options: LlamaCppOptions,
+    meant: Intended | None = None,
 ) -> tuple[LlamaCppEngine, LlamaCppOptions, RuntimeChoice]:
     """Open a model with what the options say, and what they leave open as picked for this machine.
 
-    ``artifact`` leads to the file of ``path`` that is opened. The options come back with every choice in them.
+    ``artifact`` leads to the file of ``path`` that is opened; ``meant``: the device that it was built for, from which
+    another machine is told by a warning. The options come back with every choice in them.
     """
     from edgekit.here import hardware
     from edgekit.profiles.choice import Preferences
+    from edgekit.profiles.suited import unsuited
 
     wishes = Preferences(
         context=options.n_ctx,
@@ -124,7 +130,10 @@ def open_engine(
         batch_threads=options.batch_threads,
         n_gpu_layers=options.n_gpu_layers,
     )
-    choice = best(choose_among([find(path)], hardware(), wishes), hardware(), path)
+    machine = hardware()
+    choice = best(choose_among([find(path)], machine, wishes), machine, path)
+    if meant is not None and (why := unsuited(meant, machine, choice.decode_tps)):
+        warnings.warn(f"{path}: {why}", RuntimeWarning, stacklevel=3)
     with artifact as place:
         engine, options = _open(place, options, choice)
     return engine, options, choice

@@ -53,6 +53,7 @@ def describe_bundle(path: Path) -> dict[str, Any]:
         "counter": manifest.counter,
         "format": manifest.format,
         "quantization": manifest.quantization,
+        "target": manifest.target.name if manifest.target else None,
         "files": {file.path: file.size for file in manifest.files},
         "base": manifest.provenance.base.name,
         "adapters": [

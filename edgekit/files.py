@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -136,3 +137,12 @@ def sha256(path: Path, progress: Callable[[int], None] | None = None) -> str:
             if progress:
                 progress(count)
     return digest.hexdigest()
+
+
+def share(files: Iterable[Path], folder: Path) -> None:
+    """Put finished files into another folder too, under their names: as hard links, or as copies where there are none."""
+    for file in files:
+        try:
+            os.link(file, folder / file.name)
+        except OSError:
+            shutil.copyfile(file, folder / file.name)

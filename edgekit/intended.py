@@ -8,7 +8,7 @@ import msgspec
 class Intended(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """What tells whether another device will do; bytes and tokens a second."""
 
-    target: str
+    name: str
     architecture: str
     runs_on: str
     """CPU, or the GPU's API: cuda, metal, …"""

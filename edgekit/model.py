@@ -20,6 +20,7 @@ from edgekit.prompts import Prompts
 
 if TYPE_CHECKING:
     from edgekit.confidence_map import ConfidenceMap
+    from edgekit.intended import Intended
     from edgekit.profiles.choice import RuntimeChoice
     from edgekit.runtimes.engine import Engine
     from edgekit.runtimes.request import Finish, Request
@@ -57,7 +58,7 @@ def load(
     from edgekit.runtimes.teams import forks
 
     check("path", path, (str, os.PathLike), "a path")
-    artifact, about = _about(Path(path), verify)
+    artifact, meant, about = _about(Path(path), verify)
     options = LlamaCppOptions(
         n_ctx=n_ctx,
         n_seq_max=1 if exact else n_parallel,
@@ -67,30 +68,31 @@ def load(
         batch_threads=batch_threads,
         n_gpu_layers=n_gpu_layers,
     )
-    engine, options, choice = open_engine(Path(path), artifact, options)
+    engine, options, choice = open_engine(Path(path), artifact, options, meant)
     model = Model(engine, exact=exact, team=None if exact else forks(engine, options), **about)
     model.choice = choice
     return model
 
 
-def _about(path: Path, verify: bool) -> tuple[AbstractContextManager[Path], dict[str, Any]]:
-    """The artifact to open, and what is known of it: all that a bundle brings, or a bare file's name."""
+def _about(path: Path, verify: bool) -> tuple[AbstractContextManager[Path], Intended | None, dict[str, Any]]:
+    """The artifact to open, its target, and what is known of it: all that a bundle brings, or a bare file's name."""
     if not path.is_dir():
         if verify:
             raise InputError("only a bundle carries digests to verify", path=path)
-        return nullcontext(path), {"name": path.stem}
+        return nullcontext(path), None, {"name": path.stem}
     from edgekit.bundle import Bundle
     from edgekit.confidence_map import load_confidence
 
     bundle = Bundle.open(path)
     manifest = bundle.manifest
-    return bundle.verified() if verify else nullcontext(bundle.artifact), {
+    about = {
         "name": manifest.name,
         "prompt": manifest.prompt,
         "system": manifest.system,
         "schema": manifest.output_schema,
         "confidence": load_confidence(bundle),
     }
+    return bundle.verified() if verify else nullcontext(bundle.artifact), manifest.target, about
 
 
 class Model(AsyncFace, Prompts):

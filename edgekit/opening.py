@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgekit import handoff
-from edgekit.errors import AdapterError, InputError, UnsupportedModelError
+from edgekit.errors import AdapterError, UnsupportedModelError
 from edgekit.overlay import overlay
 from edgekit.progress import Progress
 from edgekit.project import BuildSpec
@@ -37,10 +37,6 @@ class Opened:
     plans: Sequence[Plan]
     words: Path
     """Where the tokenizer's files are: the base's folder, or copies of an adapter's that changed the vocabulary."""
-
-    def folder(self, plan: Plan) -> Path:
-        """Where a plan's bundle goes: NAME-quant."""
-        return self.spec.out / f"{self.spec.name}-{plan.preset.name.lower()}"
 
     @property
     def notes(self) -> list[str]:
@@ -72,8 +68,6 @@ def opened(spec: BuildSpec, progress: Progress, *, planning: bool = False) -> It
     from edgekit.converters.lora import Merged
 
     chosen = [] if planning else [presets.preset(name) for name in spec.quantizations]
-    if len({preset.name for preset in chosen}) != len(chosen):
-        raise InputError("a quantization is named twice", found=", ".join(spec.quantizations))
     overrides = [presets.Override.parse(text) for text in spec.tensor_types]
     matrix = imatrix.read(spec.imatrix) if spec.imatrix else None
     with ExitStack() as stack:

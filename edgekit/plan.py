@@ -66,6 +66,18 @@ def for_device(found: Candidates, device: Device) -> Planned:
     return Planned(device, rows, problem, notes)
 
 
+def joined(problems: Sequence[HardwareError]) -> HardwareError:
+    """One error for several targets."""
+    if len(problems) == 1:
+        return problems[0]
+    inset = "\n    "
+    return HardwareError(
+        f"{len(problems)} targets get nothing",
+        found="".join(f"{inset}{one.what}: {one.found}" for one in problems),
+        next_step="".join(f"{inset}{one.what}: {one.next_step}" for one in problems),
+    )
+
+
 def candidates(spec: BuildSpec) -> Candidates:
     """Every quantization of a base with its adapters, from configs and headers alone."""
     from edgekit.profiles.planning import Candidate
@@ -77,12 +89,12 @@ def candidates(spec: BuildSpec) -> Candidates:
             notes.append(
                 f"no tokenizer here: sizes leave {missing / 1e6:.1f} MB for one, and are exact once it is there"
             )
-        for preset, one in _plans(inputs, spec, notes):
-            found.append(Candidate(_artifact(preset, one, missing), _barred(inputs, one)))
+        for one in _plans(inputs, spec, notes):
+            found.append(Candidate(artifact(one, missing), _barred(inputs, one)))
         return Candidates(found, not missing, notes)
 
 
-def _plans(inputs: Opened, spec: BuildSpec, notes: list[str]) -> Iterator[tuple[str, gguf.Plan]]:
+def _plans(inputs: Opened, spec: BuildSpec, notes: list[str]) -> Iterator[gguf.Plan]:
     """A plan for each preset; those whose blocks the model's rows don't divide by are left out, and noted."""
     from edgekit.converters.gguf import imatrix, plan, presets
 
@@ -96,7 +108,7 @@ def _plans(inputs: Opened, spec: BuildSpec, notes: list[str]) -> Iterator[tuple[
                 raise
             notes.append(f"{name} is left out: {error.what}")
             continue
-        yield name, one
+        yield one
 
 
 def _barred(inputs: Opened, one: gguf.Plan) -> str | None:
@@ -109,8 +121,8 @@ def _barred(inputs: Opened, one: gguf.Plan) -> str | None:
     return None
 
 
-def _artifact(quantization: str, one: gguf.Plan, missing: int) -> Artifact:
-    """A plan as the picker looks at a file."""
+def artifact(one: gguf.Plan, missing: int = 0) -> Artifact:
+    """A GGUF plan as the picker looks at a file; ``missing`` bytes of a vocabulary will come to it."""
     from edgekit.profiles.choice import Artifact
     from edgekit.profiles.gguf_shape import shape
 
@@ -119,7 +131,7 @@ def _artifact(quantization: str, one: gguf.Plan, missing: int) -> Artifact:
     tensors = [
         GgufTensor(t.mapped.name, t.mapped.shape[::-1], t.kind.name, t.offset, t.nbytes) for t in one.tensors
     ]
-    return Artifact("", "gguf", quantization, shape(keys, tensors, one.file_bytes + missing))
+    return Artifact("", "gguf", one.preset.name, shape(keys, tensors, one.file_bytes + missing))
 
 
 def _kept(value: Any) -> Any:
@@ -144,4 +156,4 @@ def _missing_words(inputs: Opened) -> int:
     layout = inputs.layout
     if layout.vocabulary or layout.origin:
         return 0
-    return WORDS_BYTES * int(layout.sizes["vocab_size"])
+    return WORDS_BYTES * next(one.shape[0] for one in layout.tensors if one.name == "token_embd.weight")

@@ -7,12 +7,15 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from edgekit.errors import InputError
 from edgekit.files import MALFORMED, read_bounded, read_json, read_text, real
+
+if TYPE_CHECKING:
+    from edgekit.profiles.devices import Device
 
 FILE = "edgekit.toml"
 DEFAULT_QUANTIZATIONS = ("Q4_K_M",)
@@ -28,6 +31,7 @@ class BuildSpec:
     name: str
     adapters: tuple[tuple[Path, float], ...] = ()
     quantizations: tuple[str, ...] = DEFAULT_QUANTIZATIONS
+    """One bundle for each; may be empty where there are ``devices``."""
     version: str = "0.1.0"
     counter: int = 1
     tensor_types: tuple[str, ...] = ()
@@ -41,8 +45,8 @@ class BuildSpec:
     licence: str | None = None
     threads: int | None = None
     force: bool = False
-    targets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
-    """Devices to build for, with what the project changes of them: ``edgekit.targets.resolve`` takes both."""
+    devices: tuple[Device, ...] = field(default=(), hash=False)
+    """One bundle for each, in the quantization that a plan finds for it."""
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -57,7 +61,7 @@ class BuildSpec:
                 found=self.prompt[:80],
                 expected="{text} in it",
             )
-        if not self.quantizations:
+        if not self.quantizations and not self.devices:
             raise InputError("no quantization was named", expected="at least one, such as Q4_K_M")
         if self.threads is not None and self.threads < 1:
             raise InputError("a build needs a thread", found=self.threads, expected="at least 1")
@@ -81,7 +85,7 @@ class _Project(msgspec.Struct, forbid_unknown_fields=True):
     version: str = "0.1.0"
     counter: int = 1
     out: str = "dist"
-    quantizations: tuple[str, ...] = DEFAULT_QUANTIZATIONS
+    quantizations: tuple[str, ...] | None = None
     imatrix: str | None = None
     llama_cpp: str | None = None
     split_size: str | None = None
@@ -93,8 +97,13 @@ class _Project(msgspec.Struct, forbid_unknown_fields=True):
     targets: dict[str, dict[str, Any]] = {}
 
 
-def read_project(path: Path, *, force: bool = False, threads: int | None = None) -> BuildSpec:
-    """Decode a project file; paths in it are relative to it. ``InputError`` names the key that is wrong."""
+def read_project(
+    path: Path, *, force: bool = False, threads: int | None = None, targets: Sequence[str] = ()
+) -> BuildSpec:
+    """Decode a project file; paths in it are relative to it. ``InputError`` names the key that is wrong.
+
+    ``targets``: build for these devices only, as the project's tables change them, and none of its quantizations.
+    """
     try:
         project = msgspec.toml.decode(read_bounded(path, limit=1 << 20), type=_Project)
     except MALFORMED as error:
@@ -105,6 +114,10 @@ def read_project(path: Path, *, force: bool = False, threads: int | None = None)
             next_step="edgekit init shows every key",
         ) from error
     folder, prompt = path.parent, project.prompt
+    devices = _devices(path, project, targets)
+    wanted = () if targets else project.quantizations
+    if wanted is None:
+        wanted = () if devices else DEFAULT_QUANTIZATIONS
     if prompt.template and prompt.file:
         raise InputError(
             "the prompt is given twice", path=path, found="template and file", expected="one of them"
@@ -114,7 +127,7 @@ def read_project(path: Path, *, force: bool = False, threads: int | None = None)
         out=folder / project.out,
         name=project.name,
         adapters=tuple((folder / entry.path, entry.weight) for entry in project.adapters),
-        quantizations=project.quantizations,
+        quantizations=wanted,
         version=project.version,
         counter=project.counter,
         tensor_types=tuple(f"{pattern}={kind}" for pattern, kind in project.tensor_types.items()),
@@ -128,8 +141,16 @@ def read_project(path: Path, *, force: bool = False, threads: int | None = None)
         licence=project.licence,
         threads=threads,
         force=force,
-        targets=project.targets,
+        devices=devices,
     )
+
+
+def _devices(path: Path, project: _Project, targets: Sequence[str]) -> tuple[Device, ...]:
+    if not (targets or project.targets):
+        return ()
+    from edgekit.targets import resolve
+
+    return tuple(resolve(targets, project.targets, path))
 
 
 def name_of(base: Path, adapters: Sequence[tuple[Path, float]]) -> str:
@@ -176,7 +197,7 @@ name = "{name}"
 version = "0.1.0"
 counter = 1                      # counts releases up; devices refuse to go back
 base = {base}                  # folder of a Hugging Face checkpoint (safetensors)
-out = "dist"                     # one bundle per quantization: dist/{name}-q4_k_m, …
+out = "dist"                     # a bundle per quantization and target: dist/{name}-q4_k_m, dist/{name}-laptop-8gb, …
 quantizations = ["Q4_K_M", "Q8_0"]
 # llama_cpp = "../llama.cpp"     # its converter is run for models that edgekit doesn't convert
 # imatrix = "imatrix.gguf"       # llama-imatrix's file; types of about two bits need one
@@ -192,6 +213,9 @@ weight = 1.0
 # file = "prompt.txt"                              # or from a file
 # system = "You answer with JSON."
 # schema = "schema.json"                           # JSON Schema that answers must satisfy
+
+# [targets.laptop-8gb]           # a bundle for this device; edgekit targets lists them
+# context = 2048                 # what is different from its profile; may be empty
 
 # [tensor_types]                 # override the preset: regex on GGUF tensor names = type
 # "ffn_down" = "q8_0"

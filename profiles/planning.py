@@ -89,20 +89,25 @@ def need(shape: Shape, context: int) -> int:
     return memory(shape, context=context, kv_type=KV_TYPE, batch=BATCH, sequences=1).total
 
 
+def memory_by_context(shape: Shape, *more: int) -> dict[int, int]:
+    """Bytes by context in tokens, up to what the model was trained for; ``more`` contexts are among them."""
+    lengths = sorted({*(n for n in CONTEXTS if n < shape.trained), *more, shape.trained})
+    return {length: need(shape, length) for length in lengths}
+
+
 def _row(device: Device, machine: Hardware, candidate: Candidate) -> Row:
     shape = candidate.artifact.shape
     context = context_of(device, shape)
     wishes = Preferences(context=context, kv_type=KV_TYPE, n_gpu_layers=-1 if machine.gpus else 0)
     choice = pick(machine, [candidate.artifact], wishes)[0]
     tps = choice.decode_tps or choice.rank_tps
-    lengths = sorted({*(n for n in CONTEXTS if n < shape.trained), context, shape.trained})
     unwanted = device.quantizations and candidate.quantization not in device.quantizations
     return Row(
         target=device.name,
         format=candidate.artifact.format,
         quantization=candidate.quantization,
         size_bytes=shape.file_bytes,
-        memory_bytes={length: need(shape, length) for length in lengths},
+        memory_bytes=memory_by_context(shape, context),
         context=context,
         decode_tps=tps,
         over=choice.memory.total - device.budget,
@@ -117,9 +122,9 @@ def _row(device: Device, machine: Hardware, candidate: Candidate) -> Row:
 
 def _explained(row: Row, best: Row | None, device: Device) -> Row:
     reasons = [row.barred] if row.barred else []
-    taken = f"{row.memory_bytes[row.context] / 1e9:.2f} GB with a context of {row.context:,}"
+    taken = f"{_size(row.memory_bytes[row.context])} with a context of {row.context:,}"
     if row.over > 0:
-        reasons.append(f"takes {taken}, {row.over / 1e9:.2f} GB more than the budget")
+        reasons.append(f"takes {taken}, {_size(row.over)} more than the budget")
     if not row.fast:
         reasons.append(f"predicted at {row.decode_tps:.1f} tok/s, less than {device.min_tps:g}")
     if row is best:
@@ -133,3 +138,7 @@ def _explained(row: Row, best: Row | None, device: Device) -> Row:
     if device.context > row.context:
         reasons.append(f"the model was trained for {row.context:,} tokens; {device.context:,} are asked for")
     return replace(row, chosen=row is best, reasons=tuple(reasons))
+
+
+def _size(nbytes: int) -> str:
+    return f"{nbytes / 1e9:.2f} GB" if nbytes >= 1e8 else f"{nbytes / 1e6:.1f} MB"

@@ -19,7 +19,7 @@ _MATTERING: Final = frozenset({*rates.PROMPT, *rates.SLOWER})
 def intended(device: Device, row: Row) -> Intended:
     """What a bundle of this row remembers of its target."""
     return Intended(
-        target=device.name,
+        name=device.name,
         architecture=device.architecture,
         runs_on=device.gpu.api if device.gpu else "CPU",
         instruction_sets=list(device.cpu.simd),
@@ -41,7 +41,7 @@ def unsuited(meant: Intended, hardware: Hardware, decode_tps: float | None = Non
         reasons.append(
             f"{decode_tps:.1f} tok/s are predicted here, and at least {meant.min_tps:g} were wanted"
         )
-    return f"built for {meant.target}: {'; '.join(reasons)}" if reasons else None
+    return f"built for {meant.name}: {'; '.join(reasons)}" if reasons else None
 
 
 def _usable(hardware: Hardware) -> list[Gpu]:

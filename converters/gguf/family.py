@@ -147,15 +147,3 @@ def expect(source: TensorSource, name: str, shape: tuple[int, ...]) -> tuple[int
 def unsupported(what: str, found: object, expected: str) -> UnsupportedModelError:
     """A config value that would convert to something wrong."""
     return UnsupportedModelError(what, path="config.json", found=found, expected=expected)
-
-
-def key_widths(keys: Mapping[str, Any]) -> list[int]:
-    """Numbers in the keys of one token, for each layer that has keys of its own."""
-    layers, heads = keys["block_count"], keys["attention.head_count"]
-    size = keys.get("attention.key_length", keys["embedding_length"] // heads)
-    shared = keys.get("attention.head_count_kv", heads)
-    shared = shared if isinstance(shared, list) else [shared] * layers
-    local = keys.get("attention.sliding_window_pattern", [False] * layers)
-    sizes = [keys.get("attention.key_length_swa", size) if windowed else size for windowed in local]
-    storing = layers - keys.get("attention.shared_kv_layers", 0)
-    return [count * one for count, one in zip(shared, sizes, strict=True)][:storing]

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from gguf import GGML_QUANT_VERSION, GGUFValueType, GGUFWriter, size_label
@@ -14,7 +13,7 @@ from gguf import GGMLQuantizationType as Q
 
 from edgekit.converters.gguf import families, imatrix, measures, presets, tokenizers
 from edgekit.converters.gguf.decoder import interleave
-from edgekit.converters.gguf.family import STRING, U32, Entry, Mapped, key_widths
+from edgekit.converters.gguf.family import STRING, U32, Entry, Mapped
 from edgekit.converters.gguf.gguf_source import GgufSource
 from edgekit.converters.gguf.imatrix import ImportanceMatrix
 from edgekit.converters.gguf.measures import padded
@@ -84,26 +83,6 @@ class Layout:
         one = sum(int(np.prod(shape[1:])) for shape in stacks)
         shared = self.parameters - sum(int(np.prod(shape)) for shape in stacks)
         return str(size_label(self.parameters, shared, one, stacks[0][0] if stacks else 0))
-
-    @property
-    def sizes(self) -> Mapping[str, Any]:
-        """The model's sizes by config.json's names, with what config.json leaves to the family."""
-        if self.origin:
-            return self.origin.config
-        keys = {entry.key.removeprefix(f"{self.arch}."): entry.value for entry in self.metadata}
-        heads = keys["attention.head_count"]
-        shared = keys.get("attention.head_count_kv", heads)
-        return {
-            "num_hidden_layers": keys["block_count"],
-            "num_attention_heads": heads,
-            "num_key_value_heads": max(shared) if isinstance(shared, list) else shared,
-            "hidden_size": keys["embedding_length"],
-            "head_dim": keys.get("attention.key_length"),
-            "key_widths": key_widths(keys),
-            "intermediate_size": max(ffn) if isinstance(ffn := keys["feed_forward_length"], list) else ffn,
-            "vocab_size": next(t.shape[0] for t in self.tensors if t.name == "token_embd.weight"),
-            "max_position_embeddings": keys["context_length"],
-        }
 
     def stored(self, tensor: Mapped) -> Q | None:
         """The type that a GGUF base has a tensor in."""

@@ -7,6 +7,7 @@ import io
 import os
 import signal
 import sys
+import warnings
 
 import click
 
@@ -69,11 +70,24 @@ def _say(message: str) -> None:
     click.echo(click.style("error: ", fg="red", bold=True) + shown, err=True)
 
 
+def _warn(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: object = None,
+    line: object = None,
+) -> None:
+    """A warning as a person wants it: without the place in the code that it came from."""
+    click.echo(click.style("warning: ", fg="yellow", bold=True) + str(message), err=True)
+
+
 def main() -> None:
     """Run the command line; only edgekit's own errors become one red message and an exit code."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that can't show a letter is no error
+    warnings.showwarning = _warn
     signal.signal(
         signal.SIGTERM, signal.default_int_handler
     )  # a job that is cancelled cleans up as for Ctrl-C

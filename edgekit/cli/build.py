@@ -16,6 +16,7 @@ EPILOG = """\b
 Examples:
   edgekit build                      what edgekit.toml in this folder says
   edgekit build BASE --adapter LORA --quant Q4_K_M --quant Q8_0 -o dist/
+  edgekit build BASE --adapter LORA --target laptop-8gb --target my-board.toml
   edgekit build model-f16.gguf --quant Q4_K_M
   edgekit build BASE --adapter A:0.7 --adapter B:0.3 --prompt prompt.txt --schema schema.json
 """
@@ -28,6 +29,10 @@ Examples:
 )
 @click.option("--quant", "quants", multiple=True, metavar="TYPE", help="Q4_K_M, Q8_0, F16, …; repeatable.")
 @click.option(
+    "--target", "targets", multiple=True, metavar="NAME|FILE",
+    help="The best for a device of `edgekit targets`, or of a .toml file; repeatable.",
+)  # fmt: skip
+@click.option(
     "--tensor-type", "types", multiple=True, metavar="REGEX=TYPE", help="Override some tensors' type."
 )
 @click.option(
@@ -39,7 +44,9 @@ Examples:
 )  # fmt: skip
 @click.option("--split-size", metavar="SIZE", help="Several files of at most SIZE each: 2G, 500M.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Folder for the bundles.  [default: dist]")
-@click.option("--name", help="Bundles are named NAME-quant.  [default: the adapter's or base's folder]")
+@click.option(
+    "--name", help="Bundles are named NAME-quant, NAME-target.  [default: the adapter's or base's folder]"
+)
 @click.option("--version", "version", help="Version for the manifest.")
 @click.option("--counter", type=click.IntRange(0), help="Release number that only grows.")
 @click.option("--prompt", type=click.Path(path_type=Path), help="Prompt template file with {text} in it.")
@@ -62,9 +69,10 @@ def command(
     threads: int | None,
     project: Path | None,
     allow_nonfinite: bool,
+    targets: tuple[str, ...],
     **given: Any,
 ) -> None:
-    """Merge adapters into BASE, quantize, and pack one bundle per quantization.
+    """Merge adapters into BASE, quantize, and pack one bundle per quantization and target.
 
     BASE is the folder of a Hugging Face checkpoint, or a .gguf file.
     """
@@ -79,13 +87,13 @@ def command(
             raise click.UsageError(
                 f"--{names.get(wrong[0], wrong[0])} goes with a BASE; a project file has its own"
             )
-        spec = read_project(project or Path(FILE), force=force, threads=threads)
+        spec = read_project(project or Path(FILE), force=force, threads=threads, targets=targets)
         if given["out"]:
             spec = replace(spec, out=given["out"])
     elif project:
         raise click.UsageError("BASE and --project are two ways to say what to build")
     else:
-        spec = _spec(base, force, threads, given)
+        spec = _spec(base, force, threads, targets, given)
     if allow_nonfinite:
         spec = replace(spec, allow_nonfinite=True)
     with bars() as progress:
@@ -93,7 +101,9 @@ def command(
     _report(built, as_json)
 
 
-def _spec(base: Path, force: bool, threads: int | None, given: dict[str, Any]) -> BuildSpec:
+def _spec(
+    base: Path, force: bool, threads: int | None, targets: tuple[str, ...], given: dict[str, Any]
+) -> BuildSpec:
     from edgekit.files import read_json
     from edgekit.project import (
         DEFAULT_QUANTIZATIONS,
@@ -103,6 +113,7 @@ def _spec(base: Path, force: bool, threads: int | None, given: dict[str, Any]) -
         parse_size,
         read_prompt,
     )
+    from edgekit.targets import resolve
 
     adapters = tuple(parse_adapter(text) for text in given["adapters"])
     return BuildSpec(
@@ -110,7 +121,7 @@ def _spec(base: Path, force: bool, threads: int | None, given: dict[str, Any]) -
         out=given["out"] or Path("dist"),
         name=given["name"] or name_of(base, adapters),
         adapters=adapters,
-        quantizations=given["quants"] or DEFAULT_QUANTIZATIONS,
+        quantizations=given["quants"] or (() if targets else DEFAULT_QUANTIZATIONS),
         version=given["version"] or "0.1.0",
         counter=1 if given["counter"] is None else given["counter"],
         tensor_types=given["types"],
@@ -121,6 +132,7 @@ def _spec(base: Path, force: bool, threads: int | None, given: dict[str, Any]) -
         system=given["system"],
         output_schema=read_json(given["schema"], limit=1 << 16) if given["schema"] else None,
         licence=given["licence"],
+        devices=tuple(resolve(targets, {})),
         threads=threads,
         force=force,
     )
@@ -137,15 +149,23 @@ def _report(built: list[Built], as_json: bool) -> None:
             str(one.folder),
             one.manifest.quantization,
             size(one.size),
-            size(min(one.manifest.requirements.memory.values())),
+            _memory(one),
         ]
         for one in built
     ]
-    table(["bundle", "quantization", "artifact", "memory from"], rows)
+    table(["bundle", "quantization", "artifact", "memory"], rows)
     timing = built[0].timing
     click.echo(
         f"\nmerged and quantized in {timing.wall:.1f} s; try: edgekit run {built[0].folder} -p 'Hello'"
     )
+
+
+def _memory(one: Built) -> str:
+    from edgekit.cli.output import size
+
+    if target := one.manifest.target:
+        return f"{size(target.memory)} at {target.context:,}"
+    return f"{size(min(one.manifest.requirements.memory.values()))} or more"
 
 
 def _as_json(one: Built) -> dict[str, Any]:
@@ -153,6 +173,7 @@ def _as_json(one: Built) -> dict[str, Any]:
         "bundle": str(one.folder),
         "name": one.manifest.name,
         "quantization": one.manifest.quantization,
+        "target": one.manifest.target.name if one.manifest.target else None,
         "size": one.size,
         "memory": one.manifest.requirements.memory,
         "seconds": round(one.timing.wall, 3),

@@ -59,6 +59,7 @@ def _bundle(found: dict[str, Any]) -> None:
     rows = [
         ("bundle", f"{found['name']} {found['version']} (release {found['counter']})"),
         ("format", f"{found['format']} {found['quantization']}"),
+        ("target", found["target"]),
         ("files", ", ".join(f"{name} {size(nbytes)}" for name, nbytes in found["files"].items())),
         ("base", found["base"]),
         ("adapters", ", ".join(found["adapters"])),

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from edgekit.errors import HardwareError
     from edgekit.plan import Candidates, Planned
     from edgekit.profiles.devices import Device
     from edgekit.profiles.planning import Row
@@ -65,7 +64,7 @@ def command(
     config.json is enough, and the tokenizer makes sizes exact.
     """
     from edgekit.cli.output import print_json
-    from edgekit.plan import plan
+    from edgekit.plan import joined, plan
 
     if model is not None and project:
         raise click.UsageError("MODEL and --project are two ways to say what to plan")
@@ -83,7 +82,7 @@ def command(
                 click.echo()
             _show(one, found)
     if problems := [one.problem for one in planned if one.problem]:
-        raise _joined(problems)
+        raise joined(problems)
 
 
 def _asked(
@@ -99,8 +98,8 @@ def _asked(
 
     if model is None:
         path = project or Path(FILE)
-        spec = read_project(path)
-        devices = resolve(targets, spec.targets, path)
+        spec = read_project(path, targets=targets)
+        devices = list(spec.devices)
     else:
         pairs = tuple(parse_adapter(text) for text in adapters)
         spec = BuildSpec(base=model, out=Path("dist"), name=name or name_of(model, pairs), adapters=pairs)
@@ -189,17 +188,3 @@ def _verdict(row: Row) -> str:
     if row.barred:
         return next((short for part, short in _SHORT.items() if part in row.barred), row.barred)
     return "fits" if row.fast else "slow"
-
-
-def _joined(problems: list[HardwareError]) -> HardwareError:
-    """One error for several targets."""
-    from edgekit.errors import HardwareError
-
-    if len(problems) == 1:
-        return problems[0]
-    inset = "\n    "
-    return HardwareError(
-        f"{len(problems)} targets get nothing",
-        found="".join(f"{inset}{one.what}: {one.found}" for one in problems),
-        next_step="".join(f"{inset}{one.what}: {one.next_step}" for one in problems),
-    )

@@ -14,7 +14,7 @@ from gguf import TokenType
 from edgekit.converters.gguf import families, gemma4, plan, presets
 from edgekit.converters.text_model import open_model
 from edgekit.errors import EdgekitError, InputError, UnsupportedModelError
-from edgekit.requirements import kv_cache, memory_by_context
+from edgekit.plan import artifact
 from tests import vocabularies
 from tests.converters.cases import CASES
 from tests.converters.oracles import make, to_gguf
@@ -73,9 +73,10 @@ def test_the_cache_is_sized_by_layer(tmp_path: Path) -> None:
     """Layers 0 and 1 have two heads of 16, layer 2 two of 32; the others store nothing. Feed-forwards differ too."""
     make(CASES["gemma-4-e2b"], tmp_path)
     with closing(open_model(tmp_path)) as model:
-        sizes = plan.lay_out(model, tmp_path, "test").sizes
-    assert kv_cache(sizes, 100) == 2 * 2 * (2 * 2 * 16 + 2 * 32) * 100
-    assert sizes["intermediate_size"] == 192 and memory_by_context(sizes, 0).keys() == {"256"}
+        layout = plan.lay_out(model, tmp_path, "test")
+        shape = artifact(plan.plan(layout, presets.preset("F32"), [], None, None)).shape
+    assert [width for width in shape.kv_widths if width] == [2 * 2 * 16, 2 * 2 * 16, 2 * 2 * 32]
+    assert shape.ffn == 192 and shape.trained == 256
 
 
 @pytest.mark.parametrize("preset", ["Q8_0", "Q4_K_M", "Q2_K"])

@@ -9,30 +9,31 @@ from typing import Any
 import pytest
 
 from edgekit.build import build
-from edgekit.converters.gguf import families, plan
+from edgekit.converters.gguf import families, plan, presets
 from edgekit.converters.text_model import open_model
 from edgekit.errors import EdgekitError
+from edgekit.plan import artifact
 from edgekit.project import BuildSpec
 from tests.converters.cases import CASES
 from tests.converters.oracles import make
 from tests.models import llama_config
 
-NAMES = ("num_hidden_layers", "num_attention_heads", "hidden_size", "vocab_size")
-
 
 @pytest.mark.parametrize("name", CASES)
-def test_sizes_are_those_of_transformers(name: str, tmp_path: Path) -> None:
+def test_shapes_are_those_of_transformers(name: str, tmp_path: Path) -> None:
     config = make(CASES[name], tmp_path).config.get_text_config()
-    found = plan.lay_out(open_model(tmp_path), tmp_path, "test").sizes
-    assert {key: found[key] for key in NAMES} == {key: getattr(config, key) for key in NAMES}
+    layout = plan.lay_out(open_model(tmp_path), tmp_path, "test")
+    found = artifact(plan.plan(layout, presets.preset("F32"), [], None, None)).shape
+    assert (found.layers, found.width) == (config.num_hidden_layers, config.hidden_size)
+    assert found.n_vocab == config.vocab_size
+    if "gemma4" in config.model_type:
+        return  # its heads differ by layer: test_gemma4
     heads = config.num_attention_heads
-    layers = [config]
-    if "gemma4" in config.model_type:  # its heads differ by layer; the last ones are the largest
-        layers = [config.per_layer_config[layer] for layer in range(config.num_hidden_layers)]
-    shared = heads if name == "gpt-2" else max(layer.num_key_value_heads for layer in layers)
-    assert found["num_key_value_heads"] == shared
-    head_dim = getattr(layers[-1], "head_dim", None) or config.hidden_size // heads
-    assert (found["head_dim"] or found["hidden_size"] // heads) == head_dim
+    shared = heads if name == "gpt-2" else config.num_key_value_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    kinds = getattr(config, "layer_types", None) or ["full_attention"] * found.layers
+    expected = [0 if kind in {"linear_attention", "conv"} else 2 * shared * size for kind in kinds]
+    assert list(found.kv_widths) == expected
 
 
 def test_a_config_with_names_of_its_own_is_built(tmp_path: Path) -> None:

@@ -22,9 +22,9 @@ from edgekit.converters.text_model import open_model
 from edgekit.describe import describe_adapter, describe_checkpoint
 from edgekit.errors import AdapterError, EdgekitError, InputError, UnsupportedModelError
 from edgekit.opening import opened
+from edgekit.plan import artifact
 from edgekit.progress import Progress
 from edgekit.project import BuildSpec
-from edgekit.requirements import memory_by_context
 from tests.converters.cases import CASES
 from tests.converters.oracles import add_lora, make
 
@@ -80,7 +80,7 @@ def test_the_text_model_alone_is_seen_and_what_is_left_out_is_said(made: Path, t
         (note,) = inputs.notes
         assert "only its text model" in note
         assert "vision_tower" in note and "multi_modal_projector" in note
-        assert memory_by_context(inputs.layout.sizes, 0).keys() == {"256"}
+        assert artifact(inputs.plans[0]).shape.trained == 256
     found = describe_checkpoint(made / "base")
     assert found["architectures"] == ["Gemma3ForConditionalGeneration"] and found["converts"]
 

@@ -31,6 +31,7 @@ MAY_IMPORT_ROOMS = {
     "here.py",
     "opening.py",
     "plan.py",
+    "orders.py",
     "results.py",
     "targets.py",
 }

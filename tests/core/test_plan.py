@@ -148,19 +148,20 @@ def test_a_projects_targets(spec: BuildSpec, tmp_path: Path) -> None:
         'quantizations = ["Q4_0"]\nmin_tps = 1\n'
     )
     project = read_project(path)
-    both = resolve([], project.targets, path)
+    both = project.devices
+    assert project.quantizations == ()
     assert [one.name for one in both] == ["laptop-8gb", "kiosk"]
     _, planned = plan(project, both)
     assert [row.quantization for row in planned[1].rows if row.chosen] == ["Q4_0"]
-    assert [one.name for one in resolve(["kiosk", "laptop-16gb"], project.targets, path)] == [
+    assert [one.name for one in read_project(path, targets=["kiosk", "laptop-16gb"]).devices] == [
         "kiosk",
         "laptop-16gb",
     ]
     with pytest.raises(InputError, match="named twice"):
-        resolve(["kiosk", "kiosk"], project.targets, path)
+        read_project(path, targets=["kiosk", "kiosk"])
     path.write_text(path.read_text().replace("Q4_0", "Q4_9"))
     with pytest.raises(InputError, match="Q4_9"):
-        plan(project, resolve([], read_project(path).targets, path))
+        plan(project, read_project(path).devices)
 
 
 def test_an_importance_matrix_makes_room_for_two_bits(tmp_path: Path) -> None:
