@@ -34,7 +34,8 @@ class Built:
 
     folder: Path
     manifest: bundle.Manifest
-    timing: Timing
+    timing: Timing | None
+    """None where it was taken from a cache."""
 
     @property
     def size(self) -> int:

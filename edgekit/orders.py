@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgekit.errors import InputError
@@ -23,22 +23,41 @@ class Order:
 
 def orders(spec: BuildSpec, progress: Progress) -> list[Order]:
     """All that a build is asked for; ``HardwareError`` where a device would get nothing, with what would do."""
-    found = [*_named(spec), *_planned(spec, progress)]
-    folders = [order.folder for order in found]
+    check_names(spec)
+    return [*_named(spec), *_planned(spec, progress)]
+
+
+def alone(spec: BuildSpec) -> list[BuildSpec]:
+    """A spec for each bundle that it makes, in its order."""
+    named = [replace(spec, quantizations=(name,), devices=()) for name in spec.quantizations]
+    return named + [replace(spec, quantizations=(), devices=(device,)) for device in spec.devices]
+
+
+def check_names(spec: BuildSpec) -> None:
+    """``InputError`` where two bundles would have one name."""
+    folders = [folder_of(one) for one in alone(spec)]
     if twice := [folder for folder in folders if folders.count(folder) > 1]:
         raise InputError(
-            "two bundles would have one name", path=twice[0], expected="a target that isn't called as a type"
+            "two bundles would have one name",
+            path=twice[0],
+            expected="each quantization once, and targets that aren't called as one",
         )
-    return found
+
+
+def folder_of(spec: BuildSpec) -> Path:
+    """Where a spec's bundle goes that makes only one."""
+    from edgekit.converters.gguf import presets
+
+    if spec.devices:
+        return spec.out / f"{spec.name}-{spec.devices[0].name}"
+    return spec.out / f"{spec.name}-{presets.preset(spec.quantizations[0]).name.lower()}"
 
 
 def _named(spec: BuildSpec) -> list[Order]:
     from edgekit.converters.gguf import presets
 
     names = [presets.preset(name).name for name in spec.quantizations]
-    if len(set(names)) != len(names):
-        raise InputError("a quantization is named twice", found=", ".join(spec.quantizations))
-    return [Order(name, spec.out / f"{spec.name}-{name.lower()}") for name in names]
+    return [Order(name, folder_of(replace(spec, quantizations=(name,), devices=()))) for name in names]
 
 
 def _planned(spec: BuildSpec, progress: Progress) -> Iterator[Order]:
@@ -56,4 +75,6 @@ def _planned(spec: BuildSpec, progress: Progress) -> Iterator[Order]:
         assert row is not None  # or there would be a problem
         for note in [*one.notes, f"{row.quantization} {row.reasons[0]}"]:
             progress.note(f"{one.device.name}: {note}")
-        yield Order(row.quantization, spec.out / f"{spec.name}-{one.device.name}", intended(one.device, row))
+        yield Order(
+            row.quantization, folder_of(replace(spec, devices=(one.device,))), intended(one.device, row)
+        )

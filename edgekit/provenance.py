@@ -36,10 +36,14 @@ def provenance(inputs: Opened, stop: threading.Event) -> bundle.Provenance:
         _source(a.folder, files_read(a.folder, a.file.path, inputs.merged.tokenizer), weight, stop)
         for a, weight in inputs.adapters
     ]
-    tools = {"edgekit": __version__} | {name: found for name in TOOLS if (found := _version(name))}
     matrix = spec.imatrix
     calibration = _source(matrix.parent, [matrix], None, stop, matrix.stem) if matrix else None
-    return bundle.Provenance(base, adapters, calibration, tools, spec.licence)
+    return bundle.Provenance(base, adapters, calibration, tools(), spec.licence)
+
+
+def tools() -> dict[str, str]:
+    """Versions of what a build's bytes depend on."""
+    return {"edgekit": __version__} | {name: found for name in TOOLS if (found := _version(name))}
 
 
 def _source(

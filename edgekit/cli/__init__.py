@@ -28,6 +28,7 @@ COMMANDS = {
     "profile": "Show this machine, and what would be picked to run a model on it, and why.",
     "targets": "List the devices that can be built for, or show one with the sources of its figures.",
     "plan": "Show what would be built for each target, with sizes, memory and speed, before a weight is read.",
+    "matrix": "Print a project's builds as a CI system's matrix, with the keys of their caches.",
     "bench": "Measure a bundle's speed and memory here, beside what was predicted.",
     "models": "List the models that are converted, and how each was checked.",
     "demo": "Build the restaurant example and measure base against merged.",

@@ -10,7 +10,11 @@ import click
 
 if TYPE_CHECKING:
     from edgekit.build import Built
+    from edgekit.buildcache import Cached
     from edgekit.project import BuildSpec
+
+_BOTH = ("out", "quants")
+"""Options that say of a project, too, what is built and where."""
 
 EPILOG = """\b
 Examples:
@@ -60,6 +64,10 @@ Examples:
 @click.option(
     "--allow-nonfinite", is_flag=True, help="Write infinite and NaN weights instead of refusing them."
 )
+@click.option(
+    "--cache-dir", type=click.Path(path_type=Path), metavar="DIR",
+    help="Keep bundles there, and build none again whose inputs are the same.",
+)  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace bundles that exist.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
@@ -70,6 +78,7 @@ def command(
     project: Path | None,
     allow_nonfinite: bool,
     targets: tuple[str, ...],
+    cache_dir: Path | None,
     **given: Any,
 ) -> None:
     """Merge adapters into BASE, quantize, and pack one bundle per quantization and target.
@@ -77,17 +86,20 @@ def command(
     BASE is the folder of a Hugging Face checkpoint, or a .gguf file.
     """
     from edgekit.build import build
+    from edgekit.buildcache import build_cached
     from edgekit.cli.output import bars
 
     if base is None:
         from edgekit.project import FILE, read_project
 
-        names = {"adapters": "adapter", "quants": "quant", "types": "tensor-type", "split_size": "split-size"}
-        if wrong := [name for name, value in given.items() if value not in (None, ()) and name != "out"]:
+        names = {"adapters": "adapter", "types": "tensor-type", "split_size": "split-size"}
+        if wrong := [name for name, value in given.items() if value not in (None, ()) and name not in _BOTH]:
             raise click.UsageError(
                 f"--{names.get(wrong[0], wrong[0])} goes with a BASE; a project file has its own"
             )
         spec = read_project(project or Path(FILE), force=force, threads=threads, targets=targets)
+        if given["quants"]:
+            spec = replace(spec, quantizations=given["quants"], devices=spec.devices if targets else ())
         if given["out"]:
             spec = replace(spec, out=given["out"])
     elif project:
@@ -97,8 +109,10 @@ def command(
     if allow_nonfinite:
         spec = replace(spec, allow_nonfinite=True)
     with bars() as progress:
-        built = build(spec, progress)
-    _report(built, as_json)
+        if cache_dir:
+            _report_cached(build_cached(spec, cache_dir, progress), as_json)
+        else:
+            _report(build(spec, progress), as_json)
 
 
 def _spec(
@@ -139,25 +153,31 @@ def _spec(
 
 
 def _report(built: list[Built], as_json: bool) -> None:
-    from edgekit.cli.output import print_json, size, table
+    from edgekit.cli.output import print_json, table
 
     if as_json:
         print_json([_as_json(one) for one in built])
         return
-    rows = [
-        [
-            str(one.folder),
-            one.manifest.quantization,
-            size(one.size),
-            _memory(one),
-        ]
-        for one in built
-    ]
-    table(["bundle", "quantization", "artifact", "memory"], rows)
+    table(["bundle", "quantization", "artifact", "memory"], [_row(one) for one in built])
     timing = built[0].timing
-    click.echo(
-        f"\nmerged and quantized in {timing.wall:.1f} s; try: edgekit run {built[0].folder} -p 'Hello'"
-    )
+    took = f"merged and quantized in {timing.wall:.1f} s; " if timing else ""
+    click.echo(f"\n{took}try: edgekit run {built[0].folder} -p 'Hello'")
+
+
+def _report_cached(found: list[Cached], as_json: bool) -> None:
+    from edgekit.cli.output import print_json, table
+
+    if as_json:
+        print_json([_as_json(one.built) | {"key": one.key, "cache": one.how} for one in found])
+        return
+    rows = [[*_row(one.built), one.how, one.key[:16]] for one in found]
+    table(["bundle", "quantization", "artifact", "memory", "cache", "key"], rows)
+
+
+def _row(one: Built) -> list[str]:
+    from edgekit.cli.output import size
+
+    return [str(one.folder), one.manifest.quantization, size(one.size), _memory(one)]
 
 
 def _memory(one: Built) -> str:
@@ -176,5 +196,5 @@ def _as_json(one: Built) -> dict[str, Any]:
         "target": one.manifest.target.name if one.manifest.target else None,
         "size": one.size,
         "memory": one.manifest.requirements.memory,
-        "seconds": round(one.timing.wall, 3),
+        "seconds": round(one.timing.wall, 3) if one.timing else 0.0,
     }

@@ -32,6 +32,7 @@ def main() -> None:
     sys.argv = ["edgekit", "build", *arguments]
     importlib.import_module("edgekit.cli").main()
     timing = kept[0].timing
+    assert timing is not None
     found = {
         "artifact": str(kept[0].folder / "model.gguf"),
         "size": kept[0].size,

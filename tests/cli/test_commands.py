@@ -75,7 +75,7 @@ def test_build_from_a_project_file(tiny: Path, tmp_path: Path) -> None:
 
 def test_usage_errors_are_exit_code_2(tiny: Path, tmp_path: Path) -> None:
     edgekit("build", tiny / "base", "--project", "x", code=2)
-    edgekit("build", "--quant", "Q8_0", code=2, cwd=tmp_path)
+    edgekit("build", "--imatrix", "x.gguf", code=2, cwd=tmp_path)
     edgekit("nonsense", code=2)
     edgekit("inspect", tiny / "base", "--base", tiny / "base", code=2)
 
