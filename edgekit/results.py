@@ -5,6 +5,7 @@ One file in the user's cache; a file that can't be read counts as empty, one tha
 
 from __future__ import annotations
 
+from statistics import median
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 
 FILE: Final = "results.json"
 LIMIT: Final = 200
-"""Results that are kept; the oldest go first."""
+"""Models whose results are kept; the oldest go first."""
+LAST: Final = 5
+"""Results of a model that are kept: a machine differs from itself by ten per cent and more within an hour."""
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -49,31 +52,25 @@ def model_key(artifact: Artifact) -> str:
 
 def results(hardware: Hardware, artifact: Artifact) -> Result | None:
     """The last one of this model on this machine."""
-    entry = _read().get(machine_key(hardware), {}).get(model_key(artifact))
-    try:
-        return None if entry is None else msgspec.convert(entry, Result)
-    except msgspec.ValidationError:
-        return None
+    return next(reversed(_results(_read().get(machine_key(hardware), {}).get(model_key(artifact)))), None)
 
 
 def kin(hardware: Hardware, artifact: Artifact) -> tuple[float, float] | None:
-    """(decode, prompt) measured over predicted, of the model of the same quantization that is nearest in size."""
+    """(decode, prompt) measured over predicted, of the model of the same quantization that is nearest in size: medians."""
     best: tuple[float, tuple[float, float]] | None = None
     for key, entry in _read().get(machine_key(hardware), {}).items():
         quantization, _, size = key.split("|") if key.count("|") == 2 else ("", "", "")
-        try:
-            one = msgspec.convert(entry, Result)
-        except msgspec.ValidationError:
-            continue
-        if (
-            quantization != artifact.quantization
-            or not one.predicted_decode_tps
-            or not one.predicted_prompt_tps
-        ):
+        decode = [
+            one.decode_tps / one.predicted_decode_tps for one in _results(entry) if one.predicted_decode_tps
+        ]
+        prompt = [
+            one.prompt_tps / one.predicted_prompt_tps for one in _results(entry) if one.predicted_prompt_tps
+        ]
+        if quantization != artifact.quantization or not decode or not prompt:
             continue
         ratio = int(size) / max(1, artifact.shape.weight_bytes)
         distance = max(ratio, 1 / ratio) if ratio else float("inf")
-        found = one.decode_tps / one.predicted_decode_tps, one.prompt_tps / one.predicted_prompt_tps
+        found = median(decode), median(prompt)
         if distance <= 4 and (best is None or distance < best[0]):
             best = distance, found
     return best and best[1]
@@ -84,9 +81,16 @@ def keep(hardware: Hardware, artifact: Artifact, result: Result) -> bool:
     everything = _read()
     machine, model = machine_key(hardware), model_key(artifact)
     entries = dict(everything.get(machine, {}))
-    entries.pop(model, None)
-    entries[model] = msgspec.to_builtins(result)
+    earlier = _results(entries.pop(model, None))
+    entries[model] = msgspec.to_builtins([*earlier, result][-LAST:])
     return remember(FILE, everything | {machine: dict(list(entries.items())[-LIMIT:])})
+
+
+def _results(entry: Any) -> list[Result]:
+    try:
+        return [] if entry is None else msgspec.convert(entry, list[Result])
+    except msgspec.ValidationError:
+        return []
 
 
 def _read() -> dict[str, dict[str, Any]]:
