@@ -39,7 +39,7 @@ def remember(name: str, value: Any) -> bool:
         place = cache_folder() / name
     except RuntimeError:
         return False
-    part = place.with_name(f".{name}.{os.getpid()}")
+    part = place.with_name(f".{place.name}.{os.getpid()}")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         part.write_bytes(msgspec.json.encode(value))

@@ -30,6 +30,7 @@ COMMANDS = {
     "plan": "Show what would be built for each target, with sizes, memory and speed, before a weight is read.",
     "matrix": "Print a project's builds as a CI system's matrix, with the keys of their caches.",
     "bench": "Measure a bundle's speed and memory here, beside what was predicted.",
+    "eval": "Measure what quantization cost: perplexity, KL divergence, task F1, flips; and gate on it.",
     "models": "List the models that are converted, and how each was checked.",
     "demo": "Build the restaurant example and measure base against merged.",
 }

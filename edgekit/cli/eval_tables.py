@@ -1,0 +1,163 @@
+"""An evaluation as tables: one of all models, then fields, labels, changed answers and gates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import click
+
+from edgekit.cli.output import printable, size, table
+from edgekit.evaluate import Evaluation, Row
+from edgekit.evaluation.tasks import ClassFigures, Flips, TaskFigures
+from edgekit.evaluation.text import Divergence, TextFigures
+from edgekit.gates import Verdict, shown
+
+MOST_CONFUSED = 10
+Cell = Callable[[Row], str]
+
+
+def show(found: Evaluation) -> None:
+    """What a person wants to see at once; the JSON document has the rest."""
+    rows = ([found.reference] if found.reference else []) + found.rows
+    columns = _columns(rows)
+    table(["", *columns], [[row.label, *(cell(row) for cell in columns.values())] for row in rows])
+    _explain(rows)
+    tasks = {row.label: row.task for row in rows if row.task}
+    _fields(tasks)
+    _labels(tasks)
+    _changes({row.label: row.task.reference for row in found.rows if row.task and row.task.reference})
+    for note in found.notes:
+        click.echo(printable(f"note: {note}"))
+    _gates(found.verdicts)
+
+
+def _columns(rows: Sequence[Row]) -> dict[str, Cell]:
+    """The columns for what was measured of any model."""
+    columns: dict[str, Cell] = {"size": lambda row: size(row.size)}
+    if any(row.text for row in rows):
+        columns["perplexity"] = _text(lambda one: f"{one.ppl.value:,.3f} ±{one.ppl.error:,.3f}")
+    if any(row.text and row.text.reference for row in rows):
+        columns["KLD"] = _beside(lambda one: f"{one.kld.value:.5f}")
+        columns["p99"] = _beside(lambda one: f"{one.kld_p99:.3f}")
+        columns["same top"] = _beside(lambda one: f"{one.same_top.value:.1%}")
+    if any(row.task for row in rows):
+        columns["F1"] = _task(lambda one: f"{one.f1.value:.3f} ({one.f1.low:.3f}–{one.f1.high:.3f})")
+        columns["exact"] = _task(lambda one: f"{one.exact.value:.3f}")
+    if any(row.task and row.task.reference for row in rows):
+        columns["flips"] = _flips(lambda one: f"{one.share:.1%} (-{one.lost} +{one.gained})")
+    if any(row.speed for row in rows):
+        columns["tok/s"] = lambda row: f"{row.speed.decode_tps:,.0f}" if row.speed else "-"
+        columns["memory"] = lambda row: size(row.speed.memory) if row.speed and row.speed.memory else "-"
+    return columns
+
+
+def _text(form: Callable[[TextFigures], str]) -> Cell:
+    return lambda row: form(row.text) if row.text else "-"
+
+
+def _beside(form: Callable[[Divergence], str]) -> Cell:
+    return lambda row: form(row.text.reference) if row.text and row.text.reference else "-"
+
+
+def _task(form: Callable[[TaskFigures], str]) -> Cell:
+    return lambda row: form(row.task) if row.task else "-"
+
+
+def _flips(form: Callable[[Flips], str]) -> Cell:
+    return lambda row: form(row.task.reference) if row.task and row.task.reference else "-"
+
+
+def _explain(rows: Sequence[Row]) -> None:
+    """What the figures are of."""
+    click.echo()
+    if text := next((row.text for row in rows if row.text), None):
+        beside = any(row.text and row.text.reference for row in rows)
+        click.echo(
+            f"{text.positions:,} tokens scored, the second halves of {text.chunks:,} chunks of {text.chunk}"
+            + ("; KLD: mean KL divergence to the reference, nats" if beside else "")
+        )
+    if task := next((row.task for row in rows if row.task), None):
+        flips = "; flips: changed answers (- right before, + right now)" if _any_flips(rows) else ""
+        click.echo(f"{task.records:,} records; F1 of all fields with its 95 % interval{flips}")
+    for row in rows:
+        if row.task and row.task.failures:
+            listed = ", ".join(f"{code} {count:,}" for code, count in row.task.failures.items())
+            click.echo(printable(f"{row.label}: {row.task.valid:.1%} valid answers ({listed})"))
+
+
+def _any_flips(rows: Sequence[Row]) -> bool:
+    return any(row.task and row.task.reference for row in rows)
+
+
+def _fields(tasks: Mapping[str, TaskFigures]) -> None:
+    """F1 by field and model; precision and recall of all fields together."""
+    names = list(dict.fromkeys(name for task in tasks.values() for name in task.fields))
+    if not names:
+        return
+    rows = [
+        [name, *(f"{task.fields[name].f1:.3f}" if name in task.fields else "-" for task in tasks.values())]
+        for name in names
+    ]
+    shares = [(task.f1_macro, task.micro.precision, task.micro.recall) for task in tasks.values()]
+    for what, found in zip(("mean (macro)", "precision", "recall"), zip(*shares, strict=True), strict=True):
+        rows.append([what, *(f"{one:.3f}" for one in found)])
+    click.echo()
+    table(["F1 by field", *tasks], rows)
+
+
+def _labels(tasks: Mapping[str, TaskFigures]) -> None:
+    """Accuracy of fields that take a label, and which labels each model takes for which most often."""
+    for label, task in tasks.items():
+        for name, one in task.classes.items():
+            click.echo(
+                printable(
+                    f"\n{label}, {name}: accuracy {one.accuracy:.3f}, macro F1 {one.f1_macro:.3f} "
+                    f"of {len(one.labels)} labels"
+                )
+            )
+            if confused := _confused(one):
+                table(["expected", "answered", "records"], confused)
+
+
+def _confused(one: ClassFigures) -> list[list[str]]:
+    pairs = [
+        (count, one.labels[i], one.labels[j])
+        for i, row in enumerate(one.confusion)
+        for j, count in enumerate(row)
+        if count and i != j
+    ]
+    most = sorted(pairs, key=lambda pair: (-pair[0], *pair[1:]))[:MOST_CONFUSED]
+    return [[wanted, got, str(count)] for count, wanted, got in most]
+
+
+def _changes(flips: Mapping[str, Flips]) -> None:
+    """Whether what changed is more than chance."""
+    if not flips:
+        return
+    rows = [
+        [
+            label,
+            f"{one.lost + one.gained + one.other:,}",
+            f"{one.lost:,}",
+            f"{one.gained:,}",
+            f"{one.other:,}",
+            f"{one.mcnemar:.3g}",
+            f"{one.f1_drop.value:+.4f} ({one.f1_drop.low:+.4f} to {one.f1_drop.high:+.4f})",
+            f"{one.f1_drop.p:.3g}",
+        ]
+        for label, one in flips.items()
+    ]
+    click.echo()
+    columns = ["changed answers", "all", "lost", "gained", "other", "p (McNemar)", "F1 drop", "p (bootstrap)"]
+    table(columns, rows)
+
+
+def _gates(verdicts: Mapping[str, Sequence[Verdict]]) -> None:
+    """Every verdict on a line of its own, those that failed in red."""
+    lines = [(label, one) for label, found in verdicts.items() for one in found]
+    if not lines:
+        return
+    click.echo()
+    for label, one in lines:
+        words = f"{'passed' if one.passed else 'FAILED'}  {label}: {one.gate.text}, measured {shown(one.gate.metric, one.value)}"
+        click.echo(click.style(printable(words), fg=None if one.passed else "red", bold=not one.passed))

@@ -1,0 +1,145 @@
+"""What is to be evaluated, and all of it opened and checked before a model runs."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from edgekit import gates as bars
+from edgekit.errors import InputError
+from edgekit.evaluation import running, subjects
+from edgekit.evaluation.running import Question, Tokens
+from edgekit.evaluation.subjects import Subject
+from edgekit.evaluation.text import cut, read_plain
+from edgekit.gates import Gate
+from edgekit.labelled import Task, read_task
+from edgekit.progress import Progress
+from edgekit.prompts import PLACE
+
+CHUNK: Final = 512
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to evaluate, and on what. At least one of ``task`` and ``text``."""
+
+    bundles: tuple[Path, ...]
+    """Bundles' folders, or .gguf files."""
+    reference: Path | None = None
+    """A checkpoint's folder, a bundle's, or a .gguf file."""
+    adapters: tuple[tuple[Path, float], ...] = ()
+    """What is merged into the reference."""
+    task: Path | None = None
+    text: Path | None = None
+    prompt: str | None = None
+    """Instead of the bundles' own; needed where they have none."""
+    schema: Mapping[str, Any] | None = None
+    chunk: int | None = None
+    """Tokens that are read at once; unset: 512, or the context that the models were trained with."""
+    chunks: int | None = None
+    """At most so many; unset: the whole text."""
+    gates: tuple[Gate, ...] = ()
+    speed: bool = True
+    threads: int = 0
+    seed: int = 0
+    """Of the bootstrap."""
+    cached: bool = True
+    """Whether results of earlier evaluations are taken."""
+
+    def __post_init__(self) -> None:
+        if not self.bundles:
+            raise InputError("there is nothing to evaluate", expected="a bundle's folder or a .gguf file")
+        if self.task is None and self.text is None:
+            raise InputError("there is nothing to evaluate on", next_step="pass a task, a text, or both")
+        if self.adapters and self.reference is None:
+            raise InputError("adapters are merged into a reference", next_step="pass the reference, too")
+        names = {"text": self.text, "task": self.task, "reference": self.reference, "speed": self.speed}
+        bars.check_measured(self.gates, {name for name, given in names.items() if given})
+
+
+@dataclass(frozen=True)
+class Opened:
+    """Everything that is needed, checked; the reference's chunks are those of all that are compared to it."""
+
+    plan: Plan
+    subjects: list[Subject]
+    reference: Subject | None
+    task: Task | None
+    question: Question | None
+    chunks: dict[str, list[list[int]]]
+    """By the model's label."""
+    text_sha256: str | None
+    progress: Progress
+
+    @property
+    def all(self) -> list[Subject]:
+        """The reference first."""
+        return ([self.reference] if self.reference else []) + self.subjects
+
+
+def open_all(plan: Plan, stack: ExitStack, progress: Progress) -> Opened:
+    """Look at everything, the cheap things first: a reference that has to be built comes last."""
+    named = subjects.open_subjects(plan.bundles, progress)
+    question = None if plan.task is None else _question(plan, named)
+    task = None if plan.task is None or question is None else read_task(plan.task, question.schema)
+    text = None if plan.text is None else read_plain(plan.text)
+    tokens = [] if text is None else [running.tokenize(one, text) for one in named]
+    chunk = plan.chunk or min([CHUNK, *(one.trained for one in named)])
+    chunks = {one.label: _cut(plan, one, its, chunk) for one, its in zip(named, tokens, strict=False)}
+    reference = None
+    if plan.reference is not None:
+        reference = subjects.open_reference(plan.reference, plan.adapters, stack, progress)
+        if text is not None:
+            theirs = running.tokenize(reference, text)
+            for one, its in zip(named, tokens, strict=True):
+                running.check_vocabulary(one, its, reference, theirs)
+            chunks[reference.label] = _cut(plan, reference, theirs, chunk)
+    digest = None if text is None else hashlib.sha256(text.encode()).hexdigest()
+    return Opened(plan, named, reference, task, question, chunks, digest, progress)
+
+
+def _cut(plan: Plan, subject: Subject, tokens: Tokens, chunk: int) -> list[list[int]]:
+    if chunk > subject.trained:
+        raise InputError(
+            "the chunks are longer than the model's context",
+            path=subject.path,
+            found=f"{chunk} tokens",
+            expected=f"at most {subject.trained}",
+        )
+    assert plan.text is not None
+    return cut(tokens.ids, tokens.bos, chunk, plan.chunks, plan.text)
+
+
+def _question(plan: Plan, named: Sequence[Subject]) -> Question:
+    """What records are asked with: the bundles' own prompt and schema, which are the same in all, or those of the plan."""
+    own = next((one for one in named if one.prompt is not None and one.schema is not None), None)
+    prompt = plan.prompt if plan.prompt is not None else own.prompt if own else None
+    schema = plan.schema if plan.schema is not None else own.schema if own else None
+    if prompt is None or schema is None:
+        raise InputError(
+            f"there is no {'prompt' if prompt is None else 'schema'} to ask the task's records with",
+            path=named[0].path,
+            next_step="pass --prompt and --schema, or name a bundle that was built with them",
+        )
+    if PLACE not in prompt:
+        raise InputError(f"the prompt template has no place for the text: {PLACE}", found=prompt[:200])
+    for one in named:
+        theirs = (one.prompt, one.system, one.schema)
+        if own and plan.prompt is None and plan.schema is None and one.schema is not None and theirs != (
+            own.prompt, own.system, own.schema
+        ):  # fmt: skip
+            raise InputError(
+                "the bundles ask differently, so their answers can't be compared",
+                path=one.path,
+                found="another prompt, system text or schema",
+                expected=f"those of {own.label}",
+                next_step="evaluate them one by one, or pass --prompt and --schema for all",
+            )
+    from edgekit.runtimes.constraint import compile_schema
+
+    compile_schema(schema)
+    return Question(prompt, own.system if own else None, schema)
