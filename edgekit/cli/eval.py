@@ -26,6 +26,10 @@ Examples:
     "--adapter", "adapters", multiple=True, metavar="DIR[:WEIGHT]",
     help="LoRA adapter, merged into the reference; repeatable.",
 )  # fmt: skip
+@click.option(
+    "--reference-type", type=click.Choice(["F16", "F32", "BF16"]), default="F16", show_default=True,
+    help="What a checkpoint is built in, to refer to.",
+)  # fmt: skip
 @click.option("--task", type=PATH, help='Labelled JSONL, {"id", "text", "expected"}, none seen in training.')
 @click.option("--text", type=PATH, help="Plain text for perplexity and KL divergence.")
 @click.option(

@@ -21,7 +21,8 @@ def show(found: Evaluation) -> None:
     rows = ([found.reference] if found.reference else []) + found.rows
     columns = _columns(rows)
     table(["", *columns], [[row.label, *(cell(row) for cell in columns.values())] for row in rows])
-    _explain(rows)
+    _explain(found, rows)
+    _divergences({row.label: row.text.reference for row in found.rows if row.text and row.text.reference})
     tasks = {row.label: row.task for row in rows if row.task}
     _fields(tasks)
     _labels(tasks)
@@ -35,17 +36,16 @@ def _columns(rows: Sequence[Row]) -> dict[str, Cell]:
     """The columns for what was measured of any model."""
     columns: dict[str, Cell] = {"size": lambda row: size(row.size)}
     if any(row.text for row in rows):
-        columns["perplexity"] = _text(lambda one: f"{one.ppl.value:,.3f} ±{one.ppl.error:,.3f}")
+        columns["perplexity"] = _text(lambda one: f"{one.ppl.value:.4g} ±{one.ppl.error:.2g}")
     if any(row.text and row.text.reference for row in rows):
-        columns["KLD"] = _beside(lambda one: f"{one.kld.value:.5f}")
-        columns["p99"] = _beside(lambda one: f"{one.kld_p99:.3f}")
-        columns["same top"] = _beside(lambda one: f"{one.same_top.value:.1%}")
+        columns["KLD"] = _beside(lambda one: f"{one.kld.value:.3g}")
     if any(row.task for row in rows):
-        columns["F1"] = _task(lambda one: f"{one.f1.value:.3f} ({one.f1.low:.3f}–{one.f1.high:.3f})")
+        columns["F1"] = _task(lambda one: f"{one.f1.value:.3f} ±{(one.f1.high - one.f1.low) / 2:.3f}")
         columns["exact"] = _task(lambda one: f"{one.exact.value:.3f}")
     if any(row.task and row.task.reference for row in rows):
-        columns["flips"] = _flips(lambda one: f"{one.share:.1%} (-{one.lost} +{one.gained})")
+        columns["flips"] = _flips(lambda one: f"{one.share:.1%} -{one.lost} +{one.gained}")
     if any(row.speed for row in rows):
+        columns["prompt tok/s"] = lambda row: f"{row.speed.prompt_tps:,.0f}" if row.speed else "-"
         columns["tok/s"] = lambda row: f"{row.speed.decode_tps:,.0f}" if row.speed else "-"
         columns["memory"] = lambda row: size(row.speed.memory) if row.speed and row.speed.memory else "-"
     return columns
@@ -67,26 +67,54 @@ def _flips(form: Callable[[Flips], str]) -> Cell:
     return lambda row: form(row.task.reference) if row.task and row.task.reference else "-"
 
 
-def _explain(rows: Sequence[Row]) -> None:
+def _explain(found: Evaluation, rows: Sequence[Row]) -> None:
     """What the figures are of."""
     click.echo()
+    if found.reference:
+        made = ", built from it" if found.reference.path != str(found.plan.reference) else ""
+        click.echo(printable(f"reference: {found.plan.reference}{made} in {found.reference.quantization}"))
     if text := next((row.text for row in rows if row.text), None):
-        beside = any(row.text and row.text.reference for row in rows)
         click.echo(
-            f"{text.positions:,} tokens scored, the second halves of {text.chunks:,} chunks of {text.chunk}"
-            + ("; KLD: mean KL divergence to the reference, nats" if beside else "")
+            f"{text.positions:,} tokens scored: the second halves of {text.chunks:,} chunks of {text.chunk}"
         )
     if task := next((row.task for row in rows if row.task), None):
-        flips = "; flips: changed answers (- right before, + right now)" if _any_flips(rows) else ""
-        click.echo(f"{task.records:,} records; F1 of all fields with its 95 % interval{flips}")
+        flips = "; flips: changed answers, - right before, + right now" if found.reference else ""
+        click.echo(f"{task.records:,} records; F1 of all fields, 95 % interval{flips}")
     for row in rows:
         if row.task and row.task.failures:
             listed = ", ".join(f"{code} {count:,}" for code, count in row.task.failures.items())
             click.echo(printable(f"{row.label}: {row.task.valid:.1%} valid answers ({listed})"))
 
 
-def _any_flips(rows: Sequence[Row]) -> bool:
-    return any(row.task and row.task.reference for row in rows)
+def _divergences(found: Mapping[str, Divergence]) -> None:
+    """How far the probabilities are from the reference's."""
+    if not found:
+        return
+    rows = [
+        [
+            label,
+            f"{one.kld.value:.3g} ±{one.kld.error:.1g}",
+            f"{one.kld_median:.3g}",
+            f"{one.kld_p99:.3g}",
+            f"{one.kld_max:.3g}",
+            f"{one.same_top.value:.1%}",
+            f"{100 * one.dp_rms.value:.3g}% ±{100 * one.dp_rms.error:.1g}",
+            f"{one.ppl_ratio.value:.4f} ±{one.ppl_ratio.error:.4f}",
+        ]
+        for label, one in found.items()
+    ]
+    click.echo()
+    columns = [
+        "KL divergence, nats",
+        "mean",
+        "median",
+        "p99",
+        "max",
+        "same top",
+        "Δp RMS",
+        "perplexity ratio",
+    ]
+    table(columns, rows)
 
 
 def _fields(tasks: Mapping[str, TaskFigures]) -> None:

@@ -33,6 +33,8 @@ class Plan:
     """A checkpoint's folder, a bundle's, or a .gguf file."""
     adapters: tuple[tuple[Path, float], ...] = ()
     """What is merged into the reference."""
+    reference_type: str = "F16"
+    """What a reference is built in: F16 keeps more of a merged weight than BF16 does, F32 keeps all."""
     task: Path | None = None
     text: Path | None = None
     prompt: str | None = None
@@ -57,6 +59,12 @@ class Plan:
             raise InputError("there is nothing to evaluate on", next_step="pass a task, a text, or both")
         if self.adapters and self.reference is None:
             raise InputError("adapters are merged into a reference", next_step="pass the reference, too")
+        if self.reference_type not in subjects.UNQUANTIZED:
+            raise InputError(
+                "a reference is not quantized",
+                found=self.reference_type,
+                expected=", ".join(subjects.UNQUANTIZED),
+            )
         names = {"text": self.text, "task": self.task, "reference": self.reference, "speed": self.speed}
         bars.check_measured(self.gates, {name for name, given in names.items() if given})
 
@@ -92,7 +100,9 @@ def open_all(plan: Plan, stack: ExitStack, progress: Progress) -> Opened:
     chunks = {one.label: _cut(plan, one, its, chunk) for one, its in zip(named, tokens, strict=False)}
     reference = None
     if plan.reference is not None:
-        reference = subjects.open_reference(plan.reference, plan.adapters, stack, progress)
+        reference = subjects.open_reference(
+            plan.reference, plan.adapters, plan.reference_type, stack, progress
+        )
         if text is not None:
             theirs = running.tokenize(reference, text)
             for one, its in zip(named, tokens, strict=True):

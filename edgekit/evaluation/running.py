@@ -50,13 +50,12 @@ def check_vocabulary(subject: Subject, tokens: Tokens, reference: Subject, their
     """``InputError`` unless both read the text as the same tokens of the same vocabulary."""
     if tokens == theirs:
         return
-    found = f"{theirs.n_vocab:,} tokens, the text {len(theirs.ids):,} of them"
-    expected = f"as {subject.label}: {tokens.n_vocab:,} tokens, the text {len(tokens.ids):,} of them"
+    found, expected = (f"{one.n_vocab:,} tokens, {len(one.ids):,} in the text" for one in (theirs, tokens))
     raise InputError(
         "the reference has another tokenizer, so there is nothing to compare token by token",
         path=reference.path,
-        found=found if found != expected.partition(": ")[2] else "other words of the same number",
-        expected=expected,
+        found=found if found != expected else f"{found}, but others",
+        expected=f"{expected}, as {subject.label}",
         next_step="name the model that the bundle was built from, with its adapters",
     )
 

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Final
 
 from edgekit.bundle import MANIFEST, Bundle
 from edgekit.choosing import artifact_of
@@ -17,7 +17,8 @@ from edgekit.files import real, sha256
 from edgekit.gguf_shards import read_shards
 from edgekit.progress import Progress
 
-UNQUANTIZED = ("F32", "F16", "BF16")
+REFERENCE: Final = "reference"
+UNQUANTIZED: Final = ("F16", "F32", "BF16")
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,10 @@ def open_subjects(paths: Sequence[Path], progress: Progress) -> list[Subject]:
     names = [real(path).name for path in paths]
     if len({real(path) for path in paths}) < len(paths):
         raise InputError("a bundle is named twice", found=", ".join(map(str, paths)))
-    labels = [str(path) if names.count(name) > 1 else name for path, name in zip(paths, names, strict=True)]
+    labels = [
+        str(path) if names.count(name) > 1 or name == REFERENCE else name
+        for path, name in zip(paths, names, strict=True)
+    ]
     progress.stage("checking models", len(paths))
     found = []
     for path, label in zip(paths, labels, strict=True):
@@ -98,19 +102,19 @@ def is_checkpoint(path: Path) -> bool:
 
 
 def open_reference(
-    path: Path, adapters: Sequence[tuple[Path, float]], stack: ExitStack, progress: Progress
+    path: Path, adapters: Sequence[tuple[Path, float]], kind: str, stack: ExitStack, progress: Progress
 ) -> Subject:
-    """The reference: a bundle or a .gguf file as it is; a checkpoint, or anything with adapters, built until ``stack`` ends."""
+    """The reference: a bundle or a .gguf file as it is; a checkpoint, or adapters on anything, built in type ``kind``.
+
+    What is built lives in a temporary folder until ``stack`` ends.
+    """
     if not adapters and not is_checkpoint(path):
-        return open_subject(path, f"{real(path).name} (reference)")
+        return open_subject(path, REFERENCE)
     from edgekit.build import build
     from edgekit.project import BuildSpec
 
     if (path / MANIFEST).is_file():
         raise InputError("adapters go onto a checkpoint or a .gguf file", path=path, found="a bundle")
     folder = Path(stack.enter_context(TemporaryDirectory(prefix="edgekit-")))
-    spec = BuildSpec(
-        base=path, out=folder, name="reference", adapters=tuple(adapters), quantizations=("F16",)
-    )
-    built = build(spec, progress)[0]
-    return open_subject(built.folder, "reference")
+    spec = BuildSpec(base=path, out=folder, name="reference", adapters=tuple(adapters), quantizations=(kind,))
+    return open_subject(build(spec, progress)[0].folder, REFERENCE)
