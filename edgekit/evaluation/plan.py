@@ -90,8 +90,8 @@ class Opened:
 
 
 def open_all(plan: Plan, stack: ExitStack, progress: Progress) -> Opened:
-    """Look at everything, the cheap things first: a reference that has to be built comes last."""
-    named = subjects.open_subjects(plan.bundles, progress)
+    """Look at everything, the cheap things first; a reference that has to be built comes after all that can be refused."""
+    named = subjects.open_subjects(plan.bundles)
     question = None if plan.task is None else _question(plan, named)
     task = None if plan.task is None or question is None else read_task(plan.task, question.schema)
     text = None if plan.text is None else read_plain(plan.text)
@@ -108,8 +108,22 @@ def open_all(plan: Plan, stack: ExitStack, progress: Progress) -> Opened:
             for one, its in zip(named, tokens, strict=True):
                 running.check_vocabulary(one, its, reference, theirs)
             chunks[reference.label] = _cut(plan, reference, theirs, chunk)
+    everyone = _digested(([reference] if reference else []) + named, progress)
+    if reference:
+        reference, *named = everyone
+    else:
+        named = everyone
     digest = None if text is None else hashlib.sha256(text.encode()).hexdigest()
     return Opened(plan, named, reference, task, question, chunks, digest, progress)
+
+
+def _digested(those: list[Subject], progress: Progress) -> list[Subject]:
+    progress.stage("checking models", len(those))
+    found = []
+    for one in those:
+        found.append(subjects.digested(one))
+        progress.advance(one.label, 1)
+    return found
 
 
 def _cut(plan: Plan, subject: Subject, tokens: Tokens, chunk: int) -> list[list[int]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
@@ -28,21 +28,27 @@ class Subject:
     label: str
     path: Path
     """As it was named."""
-    artifact: Path
+    files: tuple[tuple[Path, str | None], ...]
+    """The model's files, with the SHA-256 that the bundle's manifest says."""
     quantization: str
     size: int
-    """Bytes of all the model's files."""
-    sha256: str
-    """Of the file; of the digests of all files where there are several."""
+    """Bytes of all the files."""
     trained: int
     """Tokens of context that it was trained with."""
     prompt: str | None = None
     system: str | None = None
     schema: Mapping[str, Any] | None = None
+    sha256: str = ""
+    """Of the file; of the digests of all files where there are several. Known once it is ``digested``."""
+
+    @property
+    def artifact(self) -> Path:
+        """The file to open."""
+        return self.files[0][0]
 
 
-def open_subjects(paths: Sequence[Path], progress: Progress) -> list[Subject]:
-    """Look at bundles' folders and .gguf files and digest them; ``InputError`` or ``BundleError`` for anything amiss."""
+def open_subjects(paths: Sequence[Path]) -> list[Subject]:
+    """Look at bundles' folders and .gguf files; ``InputError`` or ``BundleError`` for anything amiss in their headers."""
     names = [real(path).name for path in paths]
     if len({real(path) for path in paths}) < len(paths):
         raise InputError("a bundle is named twice", found=", ".join(map(str, paths)))
@@ -50,32 +56,23 @@ def open_subjects(paths: Sequence[Path], progress: Progress) -> list[Subject]:
         str(path) if names.count(name) > 1 or name == REFERENCE else name
         for path, name in zip(paths, names, strict=True)
     ]
-    progress.stage("checking models", len(paths))
-    found = []
-    for path, label in zip(paths, labels, strict=True):
-        found.append(open_subject(path, label))
-        progress.advance(label, 1)
-    return found
+    return [open_subject(path, label) for path, label in zip(paths, labels, strict=True)]
 
 
 def open_subject(path: Path, label: str) -> Subject:
-    """A bundle's folder, its digests checked, or a .gguf file."""
+    """A bundle's folder, or a .gguf file."""
     bundle = Bundle.open(path) if path.is_dir() else None
     place = bundle.artifact if bundle else path
     artifact = artifact_of(place)
     files = [part for part, _ in read_shards(place)]
-    digests = [sha256(part) for part in files]
-    if bundle:
-        _check(bundle, dict(zip(files, digests, strict=True)))
-    whole = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
     about = bundle.manifest if bundle else None
+    listed = {bundle.path_of(one): one.sha256 for one in about.files} if bundle and about else {}
     return Subject(
         label=label,
         path=path,
-        artifact=place,
+        files=tuple((part, listed.get(part)) for part in files),
         quantization=about.quantization if about else artifact.quantization,
         size=sum(part.stat().st_size for part in files),
-        sha256=whole,
         trained=artifact.shape.trained,
         prompt=about.prompt if about else None,
         system=about.system if about else None,
@@ -83,17 +80,21 @@ def open_subject(path: Path, label: str) -> Subject:
     )
 
 
-def _check(bundle: Bundle, digests: Mapping[Path, str]) -> None:
-    for listed in bundle.manifest.files:
-        found = digests.get(bundle.path_of(listed))
-        if found is not None and found != listed.sha256:
+def digested(subject: Subject) -> Subject:
+    """The same with its digest; ``BundleError`` for a file that isn't what the manifest says."""
+    digests = []
+    for path, listed in subject.files:
+        digests.append(sha256(path))
+        if listed is not None and digests[-1] != listed:
             raise BundleError(
                 "the artifact is not what was built",
-                path=bundle.path_of(listed),
-                found=f"SHA-256 {found[:16]}…",
-                expected=f"{listed.sha256[:16]}…",
+                path=path,
+                found=f"SHA-256 {digests[-1][:16]}…",
+                expected=f"{listed[:16]}…",
                 next_step="copy the bundle again",
             )
+    whole = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+    return replace(subject, sha256=whole)
 
 
 def is_checkpoint(path: Path) -> bool:
