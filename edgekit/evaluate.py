@@ -10,9 +10,9 @@ from typing import TypeVar
 from edgekit import gates as bars
 from edgekit.evaluation import kept, running, subjects, tasks
 from edgekit.evaluation.document import Evaluation, Row, document, measured
+from edgekit.evaluation.figures import Answer, TaskFigures
 from edgekit.evaluation.plan import Opened, Plan, open_all
 from edgekit.evaluation.subjects import Subject
-from edgekit.evaluation.tasks import Answer, TaskFigures
 from edgekit.evaluation.text import TextFigures
 from edgekit.progress import Progress
 

@@ -8,7 +8,8 @@ import click
 
 from edgekit.cli.output import printable, size, table
 from edgekit.evaluate import Evaluation, Row
-from edgekit.evaluation.tasks import ClassFigures, Flips, TaskFigures
+from edgekit.evaluation.figures import ClassFigures, FieldFigures, Flips, Macro, TaskFigures
+from edgekit.evaluation.statistics import Estimate
 from edgekit.evaluation.text import Divergence, TextFigures
 from edgekit.gates import Verdict, shown
 
@@ -20,7 +21,12 @@ def show(found: Evaluation) -> None:
     """What a person wants to see at once; the JSON document has the rest."""
     rows = ([found.reference] if found.reference else []) + found.rows
     columns = _columns(rows)
-    table(["", *columns], [[row.label, *(cell(row) for cell in columns.values())] for row in rows])
+    failed = {label for label, verdicts in found.verdicts.items() if not all(one.passed for one in verdicts)}
+    table(
+        ["", *columns],
+        [[row.label, *(cell(row) for cell in columns.values())] for row in rows],
+        red=[at for at, row in enumerate(rows) if row.label in failed],
+    )
     _explain(found, rows)
     _divergences({row.label: row.text.reference for row in found.rows if row.text and row.text.reference})
     tasks = {row.label: row.task for row in rows if row.task}
@@ -40,15 +46,30 @@ def _columns(rows: Sequence[Row]) -> dict[str, Cell]:
     if any(row.text and row.text.reference for row in rows):
         columns["KLD"] = _beside(lambda one: f"{one.kld.value:.3g}")
     if any(row.task for row in rows):
-        columns["F1"] = _task(lambda one: f"{one.f1.value:.3f} ±{(one.f1.high - one.f1.low) / 2:.3f}")
-        columns["exact"] = _task(lambda one: f"{one.exact.value:.3f}")
+        columns["F1"] = _task(_micro)
+        columns["exact"] = _task(lambda one: _sure(one.exact))
+    if any(row.task and len(row.task.classes) == 1 for row in rows):
+        columns["accuracy"] = _task(
+            lambda one: ", ".join(_sure(its.accuracy) for its in one.classes.values())
+        )
+    if any(row.task and row.task.failures for row in rows):
+        columns["valid"] = _task(lambda one: f"{one.valid.value:.1%}")
     if any(row.task and row.task.reference for row in rows):
-        columns["flips"] = _flips(lambda one: f"{one.share:.1%} -{one.lost} +{one.gained}")
+        columns["flips"] = _flips(lambda one: f"{one.share.value:.1%} -{one.lost} +{one.gained}")
     if any(row.speed for row in rows):
         columns["prompt tok/s"] = lambda row: f"{row.speed.prompt_tps:,.0f}" if row.speed else "-"
         columns["tok/s"] = lambda row: f"{row.speed.decode_tps:,.0f}" if row.speed else "-"
         columns["memory"] = lambda row: size(row.speed.memory) if row.speed and row.speed.memory else "-"
     return columns
+
+
+def _sure(one: Estimate) -> str:
+    return f"{one.value:.3f} ±{(one.high - one.low) / 2:.3f}"
+
+
+def _micro(task: TaskFigures) -> str:
+    low, high = task.micro.f1_interval or (task.micro.f1, task.micro.f1)
+    return _sure(Estimate(task.micro.f1, low, high))
 
 
 def _text(form: Callable[[TextFigures], str]) -> Cell:
@@ -79,11 +100,13 @@ def _explain(found: Evaluation, rows: Sequence[Row]) -> None:
         )
     if task := next((row.task for row in rows if row.task), None):
         flips = "; flips: changed answers, - right before, + right now" if found.reference else ""
-        click.echo(f"{task.records:,} records; F1 of all fields, 95 % interval{flips}")
+        click.echo(
+            f"{task.records:,} records; F1 of all fields together, exact: every field right; ±: 95 % interval{flips}"
+        )
     for row in rows:
         if row.task and row.task.failures:
             listed = ", ".join(f"{code} {count:,}" for code, count in row.task.failures.items())
-            click.echo(printable(f"{row.label}: {row.task.valid:.1%} valid answers ({listed})"))
+            click.echo(printable(f"{row.label}: {row.task.valid.value:.1%} valid answers ({listed})"))
 
 
 def _divergences(found: Mapping[str, Divergence]) -> None:
@@ -118,19 +141,23 @@ def _divergences(found: Mapping[str, Divergence]) -> None:
 
 
 def _fields(tasks: Mapping[str, TaskFigures]) -> None:
-    """F1 by field and model; precision and recall of all fields together."""
+    """F1, precision and recall by field and model, and of all fields together."""
     names = list(dict.fromkeys(name for task in tasks.values() for name in task.fields))
     if not names:
         return
     rows = [
-        [name, *(f"{task.fields[name].f1:.3f}" if name in task.fields else "-" for task in tasks.values())]
+        [name, *(_shares(task.fields[name]) if name in task.fields else "-" for task in tasks.values())]
         for name in names
     ]
-    shares = [(task.f1_macro, task.micro.precision, task.micro.recall) for task in tasks.values()]
-    for what, found in zip(("mean (macro)", "precision", "recall"), zip(*shares, strict=True), strict=True):
-        rows.append([what, *(f"{one:.3f}" for one in found)])
+    rows.append(["together (micro)", *(_shares(task.micro) for task in tasks.values())])
+    rows.append(["mean (macro)", *(_shares(task.macro) for task in tasks.values())])
     click.echo()
-    table(["F1 by field", *tasks], rows)
+    table(["F1 (precision, recall)", *tasks], rows)
+
+
+def _shares(one: FieldFigures | Macro) -> str:
+    f1 = one.f1.value if isinstance(one, Macro) else one.f1
+    return f"{f1:.3f} ({one.precision:.3f}, {one.recall:.3f})"
 
 
 def _labels(tasks: Mapping[str, TaskFigures]) -> None:
@@ -139,7 +166,7 @@ def _labels(tasks: Mapping[str, TaskFigures]) -> None:
         for name, one in task.classes.items():
             click.echo(
                 printable(
-                    f"\n{label}, {name}: accuracy {one.accuracy:.3f}, macro F1 {one.f1_macro:.3f} "
+                    f"\n{label}, {name}: accuracy {one.accuracy.value:.3f}, macro F1 {one.f1_macro:.3f} "
                     f"of {len(one.labels)} labels"
                 )
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -34,8 +34,14 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str | None = None) -> None:
-    """Print a table; all columns but the first are aligned to the right when they hold figures."""
+def table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    title: str | None = None,
+    red: Collection[int] = (),
+) -> None:
+    """Print a table, some rows in red; all columns but the first are aligned to the right when they hold figures."""
     from rich.console import Console
     from rich.table import Table
 
@@ -50,8 +56,8 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str |
     for index, column in enumerate(columns):
         figures = index > 0 and all(row[index][:1].isdigit() or row[index] in {"", "-"} for row in rows)
         drawn.add_column(column, justify="right" if figures else "left", overflow="fold")
-    for row in rows:
-        drawn.add_row(*map(printable, row))
+    for index, line in enumerate(rows):
+        drawn.add_row(*map(printable, line), style="red" if index in red else None)
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console.width = PIPE_WIDTH

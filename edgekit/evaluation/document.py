@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 
 from edgekit import __version__
+from edgekit.evaluation.figures import TaskFigures
 from edgekit.evaluation.plan import Plan
 from edgekit.evaluation.running import Speed
-from edgekit.evaluation.tasks import TaskFigures
 from edgekit.evaluation.text import TextFigures
 from edgekit.gates import METRICS, Verdict
 
@@ -79,17 +79,17 @@ def _of_task(task: TaskFigures) -> dict[str, float]:
         "precision": task.micro.precision,
         "recall": task.micro.recall,
         "f1": task.micro.f1,
-        "f1_macro": task.f1_macro,
+        "f1_macro": task.macro.f1.value,
         "exact": task.exact.value,
-        "valid": task.valid,
+        "valid": task.valid.value,
     }
     if task.classes:
-        found["accuracy"] = fmean(one.accuracy for one in task.classes.values())
+        found["accuracy"] = fmean(one.accuracy.value for one in task.classes.values())
     if flips := task.reference:
         found |= {
             "f1_drop": flips.f1_drop.value,
             "exact_drop": flips.exact_drop.value,
-            "flips": flips.share,
+            "flips": flips.share.value,
             "lost": flips.lost / task.records,
         }
     return found

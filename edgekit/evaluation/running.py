@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from edgekit.errors import InputError
+from edgekit.evaluation.figures import Answer
 from edgekit.evaluation.subjects import Subject
-from edgekit.evaluation.tasks import Answer
 from edgekit.evaluation.text import TextFigures, measure, tokens_of
 from edgekit.progress import Progress
 

@@ -52,35 +52,34 @@ def resampled_sums(rows: NDArray[np.float64], resamples: int, seed: int) -> NDAr
     return np.concatenate(sums)
 
 
-def interval(
-    rows: NDArray[np.float64], statistic: Statistic, *, resamples: int = RESAMPLES, seed: int = 0
-) -> Estimate:
-    """A figure of the records' summed ``rows`` with its percentile interval (Efron)."""
-    found = np.array([statistic(one) for one in resampled_sums(rows, resamples, seed)])
+class Sample:
+    """Records' rows, summed over all of them and over every resample: each figure is a statistic of such sums."""
+
+    def __init__(self, rows: NDArray[np.float64], *, resamples: int = RESAMPLES, seed: int = 0) -> None:
+        self.sums = rows.sum(0)
+        self.resampled = resampled_sums(rows, resamples, seed)
+
+    def interval(self, statistic: Statistic) -> Estimate:
+        """The figure with its percentile interval (Efron)."""
+        low, high = _ends(np.array([statistic(one) for one in self.resampled]))
+        return Estimate(statistic(self.sums), low, high)
+
+    def less(self, other: Sample, statistic: Statistic) -> Difference:
+        """This figure less another's on the same records (and seed), with interval and two-sided bootstrap p.
+
+        The p-value counts the resamples on the other side of no difference, the sample itself included, so it is
+        never 0.
+        """
+        pairs = zip(self.resampled, other.resampled, strict=True)
+        found = np.array([statistic(one) - statistic(two) for one, two in pairs])
+        below, above = int((found <= 0).sum()), int((found >= 0).sum())
+        p = min(1.0, 2 * (min(below, above) + 1) / (len(found) + 1))
+        return Difference(statistic(self.sums) - statistic(other.sums), *_ends(found), p)
+
+
+def _ends(found: NDArray[np.float64]) -> tuple[float, float]:
     low, high = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Estimate(statistic(rows.sum(0)), float(low), float(high))
-
-
-def paired(
-    reference: NDArray[np.float64],
-    candidate: NDArray[np.float64],
-    statistic: Statistic,
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> Difference:
-    """The reference's figure less the candidate's on the same records, with interval and two-sided bootstrap p.
-
-    The p-value counts the resamples on the other side of no difference, the sample itself included, so it is never 0.
-    """
-    width = reference.shape[1]
-    sums = resampled_sums(np.concatenate([reference, candidate], 1), resamples, seed)
-    found = np.array([statistic(one[:width]) - statistic(one[width:]) for one in sums])
-    low, high = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    below, above = int((found <= 0).sum()), int((found >= 0).sum())
-    p = min(1.0, 2 * (min(below, above) + 1) / (resamples + 1))
-    value = statistic(reference.sum(0)) - statistic(candidate.sum(0))
-    return Difference(value, float(low), float(high), p)
+    return float(low), float(high)
 
 
 def mcnemar(lost: int, gained: int) -> float:
