@@ -51,6 +51,9 @@ METRICS: Final[Mapping[str, Metric]] = {
     "lost": Metric("share", ("task", "reference"), "records that the reference has right and this one wrong"),
 }  # fmt: skip
 
+_NEEDS: Final[Mapping[str, str]] = {
+    "text": "a text", "reference": "a reference", "task": "a task", "speed": "a measurement of speed",
+}  # fmt: skip
 _OPERATORS: Final[Mapping[str, Callable[[float, float], bool]]] = {
     ">=": operator.ge,
     "<=": operator.le,
@@ -126,11 +129,11 @@ def check_measured(gates: Sequence[Gate], given: Collection[str]) -> None:
     for gate in gates:
         lacking = [need for need in METRICS[gate.metric].needs if need not in given]
         if lacking:
-            asked = {"speed": "measure the speed, too"}
+            steps = {"speed": "leave out --no-speed"}
             raise InputError(
-                f"the gate can't be judged: {gate.metric} takes a {' and a '.join(lacking)}",
+                f"the gate can't be judged: {gate.metric} takes {' and '.join(map(_NEEDS.__getitem__, lacking))}",
                 found=gate.text,
-                next_step="; ".join(asked.get(need, f"pass --{need}") for need in lacking),
+                next_step=", ".join(steps.get(need, f"pass --{need}") for need in lacking),
             )
 
 

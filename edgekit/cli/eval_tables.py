@@ -92,8 +92,9 @@ def _explain(found: Evaluation, rows: Sequence[Row]) -> None:
     """What the figures are of."""
     click.echo()
     if found.reference:
-        made = ", built from it" if found.reference.path != str(found.plan.reference) else ""
-        click.echo(printable(f"reference: {found.plan.reference}{made} in {found.reference.quantization}"))
+        parts = [str(found.plan.reference), *(str(path) for path, _ in found.plan.adapters)]
+        built = ", built" if found.plan.builds_reference else ""
+        click.echo(printable(f"reference: {' + '.join(parts)}{built} in {found.reference.quantization}"))
     if text := next((row.text for row in rows if row.text), None):
         click.echo(
             f"{text.positions:,} tokens scored: the second halves of {text.chunks:,} chunks of {text.chunk}"

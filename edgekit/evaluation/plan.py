@@ -12,6 +12,7 @@ from typing import Any, Final
 from edgekit import gates as bars
 from edgekit.errors import InputError
 from edgekit.evaluation import running, subjects
+from edgekit.evaluation.labels import label_fields
 from edgekit.evaluation.running import Question, Tokens
 from edgekit.evaluation.subjects import Subject
 from edgekit.evaluation.text import cut, read_plain
@@ -51,6 +52,11 @@ class Plan:
     """Of the bootstrap."""
     cached: bool = True
     """Whether results of earlier evaluations are taken."""
+
+    @property
+    def builds_reference(self) -> bool:
+        """Whether the reference is made for the purpose."""
+        return self.reference is not None and bool(self.adapters or subjects.is_checkpoint(self.reference))
 
     def __post_init__(self) -> None:
         if not self.bundles:
@@ -98,23 +104,21 @@ def open_all(plan: Plan, stack: ExitStack, progress: Progress) -> Opened:
     tokens = [] if text is None else [running.tokenize(one, text) for one in named]
     chunk = plan.chunk or min([CHUNK, *(one.trained for one in named)])
     chunks = {one.label: _cut(plan, one, its, chunk) for one, its in zip(named, tokens, strict=False)}
-    reference = None
-    if plan.reference is not None:
-        reference = subjects.open_reference(
-            plan.reference, plan.adapters, plan.reference_type, stack, progress
-        )
-        if text is not None:
-            theirs = running.tokenize(reference, text)
-            for one, its in zip(named, tokens, strict=True):
-                running.check_vocabulary(one, its, reference, theirs)
-            chunks[reference.label] = _cut(plan, reference, theirs, chunk)
-    everyone = _digested(([reference] if reference else []) + named, progress)
-    if reference:
-        reference, *named = everyone
-    else:
-        named = everyone
+    reference = (
+        None
+        if plan.reference is None
+        else subjects.Reference(plan.reference, plan.adapters, plan.reference_type, stack, progress)
+    )
+    if reference and text is not None:
+        foreseen = reference.foreseen()
+        theirs = running.tokenize(foreseen, text)
+        for one, its in zip(named, tokens, strict=True):
+            running.check_vocabulary(one, its, reference.path, theirs)
+        chunks[subjects.REFERENCE] = _cut(plan, foreseen, theirs, chunk)
+    named = _digested(named, progress)
     digest = None if text is None else hashlib.sha256(text.encode()).hexdigest()
-    return Opened(plan, named, reference, task, question, chunks, digest, progress)
+    made = None if reference is None else subjects.digested(reference.made())
+    return Opened(plan, named, made, task, question, chunks, digest, progress)
 
 
 def _digested(those: list[Subject], progress: Progress) -> list[Subject]:
@@ -139,10 +143,9 @@ def _cut(plan: Plan, subject: Subject, tokens: Tokens, chunk: int) -> list[list[
 
 
 def _question(plan: Plan, named: Sequence[Subject]) -> Question:
-    """What records are asked with: the bundles' own prompt and schema, which are the same in all, or those of the plan."""
-    own = next((one for one in named if one.prompt is not None and one.schema is not None), None)
-    prompt = plan.prompt if plan.prompt is not None else own.prompt if own else None
-    schema = plan.schema if plan.schema is not None else own.schema if own else None
+    """What records are asked with: the bundles' own prompt, system text and schema, or those of the plan."""
+    prompt = plan.prompt if plan.prompt is not None else _own(named, "prompt")
+    schema = plan.schema if plan.schema is not None else _own(named, "schema")
     if prompt is None or schema is None:
         raise InputError(
             f"there is no {'prompt' if prompt is None else 'schema'} to ask the task's records with",
@@ -151,19 +154,31 @@ def _question(plan: Plan, named: Sequence[Subject]) -> Question:
         )
     if PLACE not in prompt:
         raise InputError(f"the prompt template has no place for the text: {PLACE}", found=prompt[:200])
-    for one in named:
-        theirs = (one.prompt, one.system, one.schema)
-        if own and plan.prompt is None and plan.schema is None and one.schema is not None and theirs != (
-            own.prompt, own.system, own.schema
-        ):  # fmt: skip
-            raise InputError(
-                "the bundles ask differently, so their answers can't be compared",
-                path=one.path,
-                found="another prompt, system text or schema",
-                expected=f"those of {own.label}",
-                next_step="evaluate them one by one, or pass --prompt and --schema for all",
-            )
     from edgekit.runtimes.constraint import compile_schema
 
     compile_schema(schema)
-    return Question(prompt, own.system if own else None, schema)
+    for gate in plan.gates:
+        if gate.metric == "accuracy" and not label_fields(schema):
+            raise InputError(
+                "the gate can't be judged: no field of the schema takes one of a few labels",
+                found=gate.text,
+                next_step="use f1 or exact, or a schema with an enum",
+            )
+    return Question(prompt, _own(named, "system"), schema)
+
+
+def _own(named: Sequence[Subject], what: str) -> Any:
+    """What the bundles bring, the same in all that bring a prompt or a schema; a .gguf file brings nothing."""
+    bringing = [one for one in named if one.prompt is not None or one.schema is not None]
+    first = next((one for one in bringing if getattr(one, what) is not None), None)
+    for one in bringing:
+        its = getattr(one, what)
+        if first and its != getattr(first, what) and (its is not None or what == "system"):
+            raise InputError(
+                "the bundles ask differently, so their answers can't be compared",
+                path=one.path,
+                found=f"another {what}",
+                expected=f"that of {first.label}",
+                next_step="evaluate them one by one, or pass --prompt and --schema for all",
+            )
+    return first and getattr(first, what)

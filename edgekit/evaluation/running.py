@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -14,6 +15,7 @@ from edgekit.errors import InputError
 from edgekit.evaluation.figures import Answer
 from edgekit.evaluation.subjects import Subject
 from edgekit.evaluation.text import TextFigures, measure, tokens_of
+from edgekit.evaluation.unsound import not_finite
 from edgekit.progress import Progress
 
 if TYPE_CHECKING:
@@ -46,14 +48,14 @@ def tokenize(subject: Subject, text: str) -> Tokens:
         engine.close()
 
 
-def check_vocabulary(subject: Subject, tokens: Tokens, reference: Subject, theirs: Tokens) -> None:
+def check_vocabulary(subject: Subject, tokens: Tokens, reference: Path, theirs: Tokens) -> None:
     """``InputError`` unless both read the text as the same tokens of the same vocabulary."""
     if tokens == theirs:
         return
     found, expected = (f"{one.n_vocab:,} tokens, {len(one.ids):,} in the text" for one in (theirs, tokens))
     raise InputError(
         "the reference has another tokenizer, so there is nothing to compare token by token",
-        path=reference.path,
+        path=reference,
         found=found if found != expected else f"{found}, but others",
         expected=f"{expected}, as {subject.label}",
         next_step="name the model that the bundle was built from, with its adapters",
@@ -91,7 +93,8 @@ def read(
     progress.stage(f"reading {len(chunks):,} chunks, {label}", len(chunks))
     with ExitStack() as stack:
         engines = [
-            (str(one.path), stack.enter_context(_reader(one, len(chunks[0]), threads))) for one in subjects
+            (str(one.artifact), stack.enter_context(_reader(one, len(chunks[0]), threads)))
+            for one in subjects
         ]
         return measure(engines, chunks, lambda number: progress.advance(f"chunk {number + 1}", 1))
 
@@ -127,14 +130,19 @@ class Question:
 def answer(
     subject: Subject, question: Question, texts: Sequence[str], threads: int, progress: Progress
 ) -> list[Answer]:
-    """The model's greedy answers under the schema, in the order of the texts."""
+    """The model's greedy answers under the schema, in the order of the texts.
+
+    Raises ``BundleError`` that names the tensor where logits are not finite.
+    """
     from edgekit.model import load
 
     progress.stage(f"answering {len(texts):,} records, {subject.label}", len(texts))
-    found = []
+    found: list[Answer] = []
     with load(subject.artifact, threads=threads) as model:
         model.system = question.system
         for one in model.extract_many(texts, dict(question.schema), question.prompt):
+            if one.failure and "logits are not numbers" in one.failure.message:
+                raise not_finite(subject.artifact, f"record {len(found) + 1}")
             code = one.failure.code if one.failure else None
             data = one.data if isinstance(one.data, dict) else None
             found.append(Answer(data, "no object" if code is None and data is None else code))

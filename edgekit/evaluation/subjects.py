@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from edgekit.bundle import MANIFEST, Bundle
 from edgekit.choosing import artifact_of
@@ -16,6 +17,9 @@ from edgekit.errors import BundleError, InputError
 from edgekit.files import real, sha256
 from edgekit.gguf_shards import read_shards
 from edgekit.progress import Progress
+
+if TYPE_CHECKING:
+    from edgekit.project import BuildSpec
 
 REFERENCE: Final = "reference"
 UNQUANTIZED: Final = ("F16", "F32", "BF16")
@@ -49,13 +53,16 @@ class Subject:
 
 def open_subjects(paths: Sequence[Path]) -> list[Subject]:
     """Look at bundles' folders and .gguf files; ``InputError`` or ``BundleError`` for anything amiss in their headers."""
-    names = [real(path).name for path in paths]
-    if len({real(path) for path in paths}) < len(paths):
+    places = [real(path) for path in paths]
+    if len(set(places)) < len(paths):
         raise InputError("a bundle is named twice", found=", ".join(map(str, paths)))
+    names = [place.name for place in places]
     labels = [
         str(path) if names.count(name) > 1 or name == REFERENCE else name
         for path, name in zip(paths, names, strict=True)
     ]
+    if len({REFERENCE, *labels}) <= len(labels):
+        labels = list(map(str, places))
     return [open_subject(path, label) for path, label in zip(paths, labels, strict=True)]
 
 
@@ -102,20 +109,50 @@ def is_checkpoint(path: Path) -> bool:
     return path.is_dir() and not (path / MANIFEST).is_file()
 
 
-def open_reference(
-    path: Path, adapters: Sequence[tuple[Path, float]], kind: str, stack: ExitStack, progress: Progress
-) -> Subject:
-    """The reference: a bundle or a .gguf file as it is; a checkpoint, or adapters on anything, built in type ``kind``.
+class Reference:
+    """What the others are held against: a bundle or a .gguf file as it is; a checkpoint, or adapters on anything, built.
 
     What is built lives in a temporary folder until ``stack`` ends.
     """
-    if not adapters and not is_checkpoint(path):
-        return open_subject(path, REFERENCE)
-    from edgekit.build import build
-    from edgekit.project import BuildSpec
 
-    if (path / MANIFEST).is_file():
-        raise InputError("adapters go onto a checkpoint or a .gguf file", path=path, found="a bundle")
-    folder = Path(stack.enter_context(TemporaryDirectory(prefix="edgekit-")))
-    spec = BuildSpec(base=path, out=folder, name="reference", adapters=tuple(adapters), quantizations=(kind,))
-    return open_subject(build(spec, progress)[0].folder, REFERENCE)
+    def __init__(
+        self,
+        path: Path,
+        adapters: Sequence[tuple[Path, float]],
+        kind: str,
+        stack: ExitStack,
+        progress: Progress,
+    ) -> None:
+        self.path, self._kind, self._adapters, self._progress = path, kind, tuple(adapters), progress
+        self._folder: Path | None = None
+        if not adapters and not is_checkpoint(path):
+            return
+        if (path / MANIFEST).is_file():
+            raise InputError("adapters go onto a checkpoint or a .gguf file", path=path, found="a bundle")
+        self._folder = Path(stack.enter_context(TemporaryDirectory(prefix="edgekit-")))
+
+    def foreseen(self) -> Subject:
+        """The reference before any weight is read: its keys and vocabulary are there, its weights need not be."""
+        if self._folder is None:
+            return open_subject(self.path, REFERENCE)
+        from edgekit.opening import opened
+
+        place = self._folder / "foreseen.gguf"
+        with opened(self._spec(self._folder), Progress()) as inputs:
+            start = inputs.plans[0].write_header(place)
+            os.truncate(place, start + inputs.plans[0].data_bytes)  # a hole, which takes no room on the disk
+        return open_subject(place, REFERENCE)
+
+    def made(self) -> Subject:
+        """The reference, ready to run."""
+        if self._folder is None:
+            return open_subject(self.path, REFERENCE)
+        from edgekit.build import build
+
+        built = build(self._spec(self._folder), self._progress)[0]
+        return replace(open_subject(built.folder, REFERENCE), path=self.path)
+
+    def _spec(self, folder: Path) -> BuildSpec:
+        from edgekit.project import BuildSpec
+
+        return BuildSpec(self.path, folder, REFERENCE, self._adapters, (self._kind,))

@@ -16,6 +16,7 @@ import numpy as np
 
 from edgekit.errors import BundleError, InputError
 from edgekit.evaluation.divergence import Column, Compared, Comparer, NotFinite
+from edgekit.evaluation.unsound import not_finite
 from edgekit.files import read_bounded
 
 if TYPE_CHECKING:
@@ -123,13 +124,7 @@ def measure(
 
 
 def _not_finite(error: NotFinite, name: str, chunk: int, at: int) -> BundleError:
-    return BundleError(
-        "the model's logits are not finite",
-        path=name,
-        found=f"{error.value} in chunk {chunk + 1}, after token {at + error.row + 1}",
-        expected="numbers",
-        next_step="check its weights: edgekit build refuses infinite and NaN ones",
-    )
+    return not_finite(Path(name), f"{error.value} in chunk {chunk + 1}, after token {at + error.row + 1}")
 
 
 def _joined(parts: Sequence[Compared]) -> Compared:
