@@ -15,7 +15,7 @@ from edgekit.errors import InputError
 from edgekit.evaluation.figures import Answer
 from edgekit.evaluation.subjects import Subject
 from edgekit.evaluation.text import TextFigures, measure, tokens_of
-from edgekit.evaluation.unsound import not_finite
+from edgekit.evaluation.unsound import first_unsound, not_finite
 from edgekit.progress import Progress
 
 if TYPE_CHECKING:
@@ -132,22 +132,30 @@ def answer(
 ) -> list[Answer]:
     """The model's greedy answers under the schema, in the order of the texts.
 
-    Raises ``BundleError`` that names the tensor where logits are not finite.
+    Raises ``BundleError`` that names the tensor where a weight is not finite.
     """
     from edgekit.model import load
 
     progress.stage(f"answering {len(texts):,} records, {subject.label}", len(texts))
     found: list[Answer] = []
+    looked = False
     with load(subject.artifact, threads=threads) as model:
         model.system = question.system
         for one in model.extract_many(texts, dict(question.schema), question.prompt):
-            if one.failure and "logits are not numbers" in one.failure.message:
-                raise not_finite(subject.artifact, f"record {len(found) + 1}")
             code = one.failure.code if one.failure else None
+            if code == "invalid" and not looked:
+                _require_sound(subject, len(found) + 1)
+                looked = True
             data = one.data if isinstance(one.data, dict) else None
             found.append(Answer(data, "no object" if code is None and data is None else code))
             progress.advance(subject.label, 1)
     return found
+
+
+def _require_sound(subject: Subject, record: int) -> None:
+    """Under a schema no answer is unsound but a broken model's, or where the schema can't be followed: see which."""
+    if first_unsound(subject.artifact):
+        raise not_finite(subject.artifact, f"no sound answer to record {record}")
 
 
 class Speed(msgspec.Struct, frozen=True):
