@@ -100,7 +100,7 @@ def parse(text: str) -> Gate:
         raise InputError("can't read the gate", found=text[:200], expected=_SHAPE)
     name, sign, number, unit = found.groups()
     if name not in METRICS:
-        near = difflib.get_close_matches(name, METRICS, 1)
+        near = difflib.get_close_matches(name.lower(), METRICS, 1)
         raise InputError(
             "a gate on something that isn't measured",
             found=name,
@@ -159,13 +159,16 @@ def shown(metric: str, value: float | None) -> str:
     return f"{value / _UNITS[unit]:.2f}{unit}" if unit != "B" else f"{value:.0f}B"
 
 
+def explained(verdict: Verdict) -> str:
+    """The gate as it was written, and what was measured."""
+    value = shown(verdict.gate.metric, verdict.value)
+    return f"{verdict.gate.text}, {value if verdict.value is None else f'measured {value}'}"
+
+
 def require(verdicts: Mapping[str, Sequence[Verdict]]) -> None:
     """``GateError`` that lists every gate that failed, by artifact; nothing where all have passed."""
     failed = [
-        f"{name}: {one.gate.text}, measured {shown(one.gate.metric, one.value)}"
-        for name, found in verdicts.items()
-        for one in found
-        if not one.passed
+        f"{name}: {explained(one)}" for name, found in verdicts.items() for one in found if not one.passed
     ]
     if failed:
         count = "1 gate" if len(failed) == 1 else f"{len(failed)} gates"

@@ -11,7 +11,7 @@ from edgekit.evaluate import Evaluation, Row
 from edgekit.evaluation.figures import ClassFigures, FieldFigures, Flips, Macro, TaskFigures
 from edgekit.evaluation.statistics import Estimate
 from edgekit.evaluation.text import Divergence, TextFigures
-from edgekit.gates import Verdict, shown
+from edgekit.gates import Verdict, explained
 
 MOST_CONFUSED = 10
 Cell = Callable[[Row], str]
@@ -215,5 +215,5 @@ def _gates(verdicts: Mapping[str, Sequence[Verdict]]) -> None:
         return
     click.echo()
     for label, one in lines:
-        words = f"{'passed' if one.passed else 'FAILED'}  {label}: {one.gate.text}, measured {shown(one.gate.metric, one.value)}"
+        words = f"{'passed' if one.passed else 'FAILED'}  {label}: {explained(one)}"
         click.echo(click.style(printable(words), fg=None if one.passed else "red", bold=not one.passed))

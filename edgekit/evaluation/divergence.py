@@ -76,7 +76,8 @@ def _normalize(
     """Logits less each row's largest, and the exponentials of these; where the largest are, and the exponentials' sums."""
     top = logits.argmax(1)
     most, least = logits[np.arange(len(logits)), top], logits.min(1)  # NaN is the largest and the least
-    sound = np.isfinite(most) & np.isfinite(least)
+    with np.errstate(over="ignore", invalid="ignore"):
+        sound = np.isfinite(least - most)  # nor may their distance be beyond float32
     if not sound.all():
         row = int(sound.argmin())
         value = least[row] if np.isfinite(most[row]) else most[row]

@@ -29,8 +29,8 @@ def _labels(kind: Any, schema: Mapping[str, Any]) -> list[Any]:
     kind = _resolved(kind, schema)
     for union in ("anyOf", "oneOf"):
         if isinstance(kind.get(union), list):  # how pydantic writes a label that may be missing
-            some = [one for one in kind[union] if _resolved(one, schema).get("type") != "null"]
-            return _labels(some[0], schema) if len(some) == 1 and some[0] != kind else []
+            some = [one for part in kind[union] if (one := _resolved(part, schema)).get("type") != "null"]
+            kind = some[0] if len(some) == 1 else {}
     if isinstance(kind.get("enum"), list):
         return [label for label in kind["enum"] if label is not None]
     return [True, False] if kind.get("type") in ("boolean", ["boolean", "null"], ["null", "boolean"]) else []
