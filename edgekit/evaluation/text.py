@@ -138,7 +138,7 @@ def _joined(parts: Sequence[Compared]) -> Compared:
 def figures(one: Compared, reference: Compared | None, chunk: int, chunks: int) -> TextFigures:
     """The figures of all positions, with the tool's definitions of each error."""
     log_ppl = mean(one.nll)
-    ppl = math.exp(log_ppl.value)
+    ppl = _exp(log_ppl.value)
     return TextFigures(
         chunk=chunk,
         chunks=chunks,
@@ -155,7 +155,7 @@ def _divergence(one: Compared, reference: Compared) -> Divergence:
     rms = math.sqrt(square.value)
     same = float((one.top == reference.top).mean())
     gap = mean(one.nll - reference.nll)
-    ratio = math.exp(gap.value)
+    ratio = _exp(gap.value)
     return Divergence(
         kld=mean(one.kld),
         kld_median=median,
@@ -169,6 +169,11 @@ def _divergence(one: Compared, reference: Compared) -> Divergence:
         dp_max=float(np.abs(change).max()),
         ppl_ratio=Mean(ratio, ratio * gap.error),
     )
+
+
+def _exp(value: float) -> float:
+    """The exponential; of a model that is lost altogether a number that JSON has, too."""
+    return math.exp(min(value, 600.0))
 
 
 def mean(column: Column) -> Mean:

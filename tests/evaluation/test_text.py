@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from edgekit.errors import BundleError, InputError
-from edgekit.evaluation.text import cut, measure, read_plain, tokens_of
+from edgekit.evaluation.divergence import Compared
+from edgekit.evaluation.text import cut, figures, measure, read_plain, tokens_of
 from edgekit.runtimes.chunks import ROWS, TOKENS, pieces
 from edgekit.runtimes.engine import Logits, Run
 from edgekit.runtimes.fake import FakeEngine
@@ -94,6 +95,20 @@ def test_the_figures_by_hand(tiny: Path) -> None:
     assert found.dp_rms.value == pytest.approx(np.sqrt((change**2).mean()), rel=close)
     assert found.dp_rms.error == pytest.approx(error(change**2) / 2 / found.dp_rms.value, rel=close)
     assert found.dp_max == pytest.approx(np.abs(change).max(), rel=close)
+
+
+def test_a_model_that_is_lost_has_figures_all_the_same() -> None:
+    nll = np.array([1e4, 2e4, 3e4])
+    one = Compared(nll, np.zeros(3, np.intp), np.zeros(3))
+    found = figures(one, Compared(nll / 2, one.top, one.kld), 8, 1)
+    assert found.reference is not None
+    values = [
+        found.ppl.value,
+        found.ppl.error,
+        found.reference.ppl_ratio.value,
+        found.reference.ppl_ratio.error,
+    ]
+    assert all(1e200 < value < np.inf for value in values)
 
 
 class Spoiled(FakeEngine):
