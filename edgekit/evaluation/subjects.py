@@ -56,13 +56,9 @@ def open_subjects(paths: Sequence[Path]) -> list[Subject]:
     places = [real(path) for path in paths]
     if len(set(places)) < len(paths):
         raise InputError("a bundle is named twice", found=", ".join(map(str, paths)))
-    names = [place.name for place in places]
-    labels = [
-        str(path) if names.count(name) > 1 or name == REFERENCE else name
-        for path, name in zip(paths, names, strict=True)
-    ]
-    if len({REFERENCE, *labels}) <= len(labels):
-        labels = list(map(str, places))
+    choices = ([place.name for place in places], ["/".join(place.parts[-2:]) for place in places])
+    unlike = (names for names in choices if len({REFERENCE, *names}) > len(names))
+    labels = next(unlike, list(map(str, places)))
     return [open_subject(path, label) for path, label in zip(paths, labels, strict=True)]
 
 
