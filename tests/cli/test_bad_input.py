@@ -49,6 +49,9 @@ ENTRIES: dict[str, Callable[[Path, Path], list[object]]] = {
         "--prompt",
         f"@{bad}",
     ],
+    "eval: bundle": lambda bad, out: ["eval", bad, "--text", CASES],
+    "eval: prompt": lambda bad, out: ["eval", WEIGHTS, "--task", CASES, "--prompt", f"@{bad}"],
+    "eval: schema": lambda bad, out: ["eval", WEIGHTS, "--task", CASES, "--schema", bad],
     "review": lambda bad, out: ["review", bad, "-o", out / "o.jsonl"],
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from edgekit.cli.eval import command
 from edgekit.errors import GateError
+from tests.cli.test_bad_input import KINDS, refused, same_signals  # noqa: F401
 from tests.cli.test_commands import edgekit
 from tests.conftest import ADAPTER, BASE, ROOT
 
@@ -115,3 +116,18 @@ def test_a_failed_row_is_red(bundles: Path, monkeypatch: pytest.MonkeyPatch) -> 
 )  # fmt: skip
 def test_bad_input(bundles: Path, arguments: tuple[object, ...], code: int, said: str) -> None:
     assert said in edgekit("eval", bundles / "restaurant-q4_k_m", *arguments, code=code)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_wrong_paths(
+    bundles: Path,
+    kind: Callable[[Path], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    bad = kind(tmp_path)
+    for option in ("--task", "--text", "--reference"):
+        on = [option, bad, *(["--text", TEXT] if option == "--reference" else [])]
+        message = refused(["eval", bundles / "restaurant-q4_k_m", *on], monkeypatch, capsys)
+        assert message.startswith("error: ")
