@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import click
 
+from edgekit.bench import BUSY
 from edgekit.cli.output import printable, size, table
 from edgekit.evaluate import Evaluation, Row
 from edgekit.evaluation.figures import ClassFigures, FieldFigures, Flips, Macro, TaskFigures
@@ -103,6 +104,11 @@ def _explain(found: Evaluation, rows: Sequence[Row]) -> None:
         flips = "; flips: changed answers, - right before, + right now" if found.reference else ""
         click.echo(
             f"{task.records:,} records; F1 of all fields together, exact: every field right; ±: 95 % interval{flips}"
+        )
+    busy = max((row.speed.busy for row in rows if row.speed), default=0.0)
+    if busy >= BUSY:
+        click.echo(
+            f"other programs used {busy:.0%} of the processors: speeds are not those of a quiet machine"
         )
     for row in rows:
         if row.task and row.task.failures:
