@@ -67,7 +67,7 @@ def atomic_folder(final: Path, *, force: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def atomic_file(final: Path, *, force: bool = False) -> Iterator[Path]:
-    """The same for one file: a temporary sibling to write, which takes the name ``final`` when it is flushed."""
+    """The same for one file: an empty temporary sibling to write, which takes the name ``final`` when it is flushed."""
     if not final.name:
         raise InputError("not a name for a file", path=final)
     temporary = final.with_name(f".{final.name}.{os.getpid()}.partial")
@@ -77,6 +77,7 @@ def atomic_file(final: Path, *, force: bool = False) -> Iterator[Path]:
         if final.is_dir() or ((final.exists() or final.is_symlink()) and not force):
             next_step = "choose another name" if final.is_dir() else "pass --force to replace it"
             raise InputError("exists already", path=final, expected="a new name", next_step=next_step)
+        temporary.touch()
     try:
         yield temporary
         with _disk_errors(final):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,19 +67,26 @@ def command(out: Path | None, **options: Any) -> None:
     difference is more than chance. A gate that fails ends with exit code 3, after everything is shown and written.
     """
     from edgekit import gates
+    from edgekit.atomic import atomic_file
+    from edgekit.bundle import write_json
     from edgekit.cli.eval_tables import show
     from edgekit.cli.output import bars, print_json
     from edgekit.evaluate import document, evaluate
 
-    plan = _plan(options)
-    with bars() as progress:
-        found = evaluate(plan, progress)
+    plan, file = _plan(options), None if out == Path("-") else out
+    with ExitStack() as stack:
+        # A place that can't be written is known before hours of work.
+        temporary = None if file is None else stack.enter_context(atomic_file(file, force=True))
+        with bars() as progress:
+            found = evaluate(plan, progress)
+        if temporary:
+            write_json(temporary, document(found))
     if out == Path("-"):
         print_json(document(found))
     else:
         show(found)
-        if out is not None:
-            _write(out, document(found))
+    if temporary:
+        click.echo(f"\nwritten: {out}")
     gates.require(found.verdicts)
 
 
@@ -104,12 +112,3 @@ def _plan(options: dict[str, Any]) -> Plan:
         cached=not options.pop("fresh"),
         **options,
     )
-
-
-def _write(path: Path, value: Any) -> None:
-    from edgekit.atomic import atomic_file
-    from edgekit.bundle import write_json
-
-    with atomic_file(path, force=True) as temporary:
-        write_json(temporary, value)
-    click.echo(f"\nwritten: {path}")

@@ -99,10 +99,12 @@ def test_a_failed_row_is_red(bundles: Path, monkeypatch: pytest.MonkeyPatch) -> 
         (("--task", TEXT), 1, "line 1"),
         (("--task", TASK, "--gate", "accuracy >= 0.5"), 1, "no field of the schema takes one of a few labels"),
         (("--text", TEXT, "--reference-type", "Q8_0"), 2, "Q8_0"),
+        (("--text", TEXT, "--json", TEXT / "report.json"), 1, "can't write here"), (("--text", TEXT, "--json", ROOT), 1, "exists already"),
     ],
 )  # fmt: skip
 def test_bad_input(bundles: Path, arguments: tuple[object, ...], code: int, said: str) -> None:
-    assert said in edgekit("eval", bundles / "restaurant-q4_k_m", *arguments, code=code)
+    message = edgekit("eval", bundles / "restaurant-q4_k_m", *arguments, code=code)
+    assert said in message and "reading" not in message and "answering" not in message
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)

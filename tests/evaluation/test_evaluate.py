@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 from edgekit import gates
 from edgekit.errors import BundleError
 from edgekit.evaluate import Evaluation, Plan, document, evaluate, measured
-from edgekit.evaluation import running, unsound
+from edgekit.evaluation import kept, running, unsound
 from edgekit.evaluation.running import Speed, together
 from edgekit.evaluation.subjects import open_subjects
 from edgekit.progress import Progress
@@ -79,8 +80,8 @@ def test_what_is_known_is_not_measured_again(
     plan: Plan, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = evaluate(plan)
-    kept = sorted(cache.glob("*.json"))
-    assert len(kept) == 4  # the text and the answers of each
+    files = sorted(cache.glob("*.json"))
+    assert len(files) == 4  # the text and the answers of each
     calls: list[str] = []
     monkeypatch.setattr(running, "read", spy(running.read, calls))
     monkeypatch.setattr(running, "answer", spy(running.answer, calls))
@@ -90,8 +91,8 @@ def test_what_is_known_is_not_measured_again(
     assert not calls
     assert figures(evaluate(replace(plan, cached=False))) == figures(first)
     assert calls == ["read", "answer", "answer"]
-    kept[0].write_bytes(b"{")
-    kept[1].write_bytes(b'{"chunk": "no"}')
+    files[0].write_bytes(b"{")
+    files[1].write_bytes(b'{"chunk": "no"}')
     calls.clear()
     assert figures(evaluate(plan)) == figures(first) and calls
 
@@ -141,6 +142,15 @@ def test_labels_may_change_without_a_new_answer(
     (tmp_path / "t.jsonl").write_text(plan.task.read_text().replace('"Ann"}', '"Bob"}'))
     after = evaluate(replace(plan, text=None, task=tmp_path / "t.jsonl"))
     assert before.task_sha256 != after.task_sha256
+
+
+def test_the_oldest_results_go_first(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept, "LIMIT", 2)
+    for at in range(4):
+        kept.put(str(at), at)
+        os.utime(cache / f"{at}.json", (at, at))
+    assert [kept.get(str(at), int) for at in range(4)] == [None, None, 2, 3]
+    assert kept.get("3", str) is None and kept.key("a", x=1) != kept.key("b", x=1) != kept.key("b", x=2)
 
 
 def test_a_cache_that_can_not_be_written_is_no_error(
