@@ -53,14 +53,9 @@ Examples:
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the bootstrap intervals."
 )
 @click.option("--fresh", is_flag=True, help="Measure again what earlier evaluations have measured.")
-@click.option(
-    "--json",
-    "out",
-    type=PATH,
-    metavar="FILE",
-    help="Write everything as JSON; - prints it instead of tables.",
-)
-def command(out: Path | None, **options: Any) -> None:
+@click.option("-o", "--out", type=PATH, metavar="FILE", help="Also write everything to a file, as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+def command(out: Path | None, as_json: bool, **options: Any) -> None:
     """Measure BUNDLE… (folders, or .gguf files) on a text, on labelled records, or on both.
 
     Beside a reference: how far the probabilities moved (KL divergence), which answers flipped, and whether the
@@ -73,20 +68,20 @@ def command(out: Path | None, **options: Any) -> None:
     from edgekit.cli.output import bars, print_json
     from edgekit.evaluate import document, evaluate
 
-    plan, file = _plan(options), None if out == Path("-") else out
+    plan = _plan(options)
     with ExitStack() as stack:
         # A place that can't be written is known before hours of work.
-        temporary = None if file is None else stack.enter_context(atomic_file(file, force=True))
+        temporary = None if out is None else stack.enter_context(atomic_file(out, force=True))
         with bars() as progress:
             found = evaluate(plan, progress)
-        if temporary:
+        if temporary is not None:
             write_json(temporary, document(found))
-    if out == Path("-"):
+    if as_json:
         print_json(document(found))
     else:
         show(found)
-    if temporary:
-        click.echo(f"\nwritten: {out}")
+        if out is not None:
+            click.echo(f"\nwritten: {out}")
     gates.require(found.verdicts)
 
 

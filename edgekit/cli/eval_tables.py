@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import click
 
 from edgekit.bench import BUSY
-from edgekit.cli.output import printable, size, table
+from edgekit.cli.output import PIPE_WIDTH, printable, size, table
 from edgekit.evaluate import Evaluation, Row
 from edgekit.evaluation.figures import ClassFigures, FieldFigures, Flips, Macro, TaskFigures
 from edgekit.evaluation.statistics import Estimate
@@ -148,18 +148,36 @@ def _divergences(found: Mapping[str, Divergence]) -> None:
 
 
 def _fields(tasks: Mapping[str, TaskFigures]) -> None:
-    """F1, precision and recall by field and model, and of all fields together."""
+    """F1, precision and recall by field and model, and of all fields together; so many models a table as fit it."""
     names = list(dict.fromkeys(name for task in tasks.values() for name in task.fields))
     if not names:
         return
-    rows = [
-        [name, *(_shares(task.fields[name]) if name in task.fields else "-" for task in tasks.values())]
-        for name in names
-    ]
-    rows.append(["together (micro)", *(_shares(task.micro) for task in tasks.values())])
-    rows.append(["mean (macro)", *(_shares(task.macro) for task in tasks.values())])
-    click.echo()
-    table(["F1 (precision, recall)", *tasks], rows)
+    title, micro, macro = "F1 (precision, recall)", "together (micro)", "mean (macro)"
+    first = max(map(len, (title, *names)))
+    for some in _parts(list(tasks), PIPE_WIDTH - first):
+        shown = [tasks[label] for label in some]
+        rows = [
+            [name, *(_shares(task.fields[name]) if name in task.fields else "-" for task in shown)]
+            for name in names
+        ]
+        rows.append([micro, *(_shares(task.micro) for task in shown)])
+        rows.append([macro, *(_shares(task.macro) for task in shown)])
+        click.echo()
+        table([title, *some], rows)
+
+
+def _parts(labels: Sequence[str], width: int) -> list[list[str]]:
+    """Labels in order, as many in a part as there is room for columns under them."""
+    parts: list[list[str]] = [[]]
+    room = width
+    for label in labels:
+        takes = 2 + max(len(label), len("0.000 (0.000, 0.000)"))
+        if parts[-1] and takes > room:
+            parts.append([])
+            room = width
+        parts[-1].append(label)
+        room -= takes
+    return parts
 
 
 def _shares(one: FieldFigures | Macro) -> str:

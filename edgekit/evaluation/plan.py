@@ -109,8 +109,8 @@ def open_all(plan: Plan, stack: ExitStack, progress: Progress) -> Opened:
         if plan.reference is None
         else subjects.Reference(plan.reference, plan.adapters, plan.reference_type, stack, progress)
     )
-    if reference and text is not None:
-        foreseen = reference.foreseen()
+    foreseen = None if reference is None else reference.foreseen()
+    if reference and foreseen and text is not None:
         theirs = running.tokenize(foreseen, text)
         for one, its in zip(named, tokens, strict=True):
             running.check_vocabulary(one, its, reference.path, theirs)

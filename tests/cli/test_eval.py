@@ -48,7 +48,7 @@ def test_the_page_shows_what_is_printed(bundles: Path, tmp_path: Path) -> None:
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     (tmp_path / "LICENSE").symlink_to(TEXT)
     arguments = shlex.split(found[1].replace("\\\n", ""))
-    said = edgekit(*arguments, "--threads", 1, "--json", "report.json", code=3, cwd=tmp_path)
+    said = edgekit(*arguments, "--threads", 1, "-o", "report.json", code=3, cwd=tmp_path)
     printed, _, rest = said.partition("\nwritten: report.json\n")
     assert words(printed) == words(found[2])
     for word in ("reading 33 chunks", "answering 200 records", "measuring", "1 gate failed"):
@@ -68,7 +68,7 @@ def test_the_page_shows_what_is_printed(bundles: Path, tmp_path: Path) -> None:
         for one in arguments
         if one not in ("--gate", "f1_drop <= 0.01", "kld <= 0.002", "decode_tps >= 10")
     ]
-    again = json.loads(edgekit(*same, "--gate", "kld <= 0.05", "--no-speed", "--json", "-", cwd=tmp_path))
+    again = json.loads(edgekit(*same, "--gate", "kld <= 0.05", "--no-speed", "--json", cwd=tmp_path))
     assert [row["measured"]["kld"] for row in again["bundles"]] == [small["kld"], smaller["kld"]]
     assert [row["task"] for row in again["bundles"]] == [row["task"] for row in report["bundles"]]
 
@@ -99,7 +99,7 @@ def test_a_failed_row_is_red(bundles: Path, monkeypatch: pytest.MonkeyPatch) -> 
         (("--task", TEXT), 1, "line 1"),
         (("--task", TASK, "--gate", "accuracy >= 0.5"), 1, "no field of the schema takes one of a few labels"),
         (("--text", TEXT, "--reference-type", "Q8_0"), 2, "Q8_0"),
-        (("--text", TEXT, "--json", TEXT / "report.json"), 1, "can't write here"), (("--text", TEXT, "--json", ROOT), 1, "exists already"),
+        (("--text", TEXT, "-o", TEXT / "report.json"), 1, "can't write here"), (("--text", TEXT, "-o", ROOT), 1, "exists already"),
     ],
 )  # fmt: skip
 def test_bad_input(bundles: Path, arguments: tuple[object, ...], code: int, said: str) -> None:
