@@ -141,6 +141,11 @@ def test_references_that_are_none(plan: Plan, tiny: Path, tmp_path: Path) -> Non
     assert "adapters go onto a checkpoint" in refused(plan, reference=bundle, adapters=((tiny, 1.0),))
     (tmp_path / "file.gguf").write_bytes(b"GGUF")
     refused(plan, reference=tmp_path / "file.gguf")
+    # With a task alone, too, it is looked at before anything is built.
+    shutil.copytree(tiny / "base", tmp_path / "base")
+    config = json.loads((tmp_path / "base" / "config.json").read_text())
+    (tmp_path / "base" / "config.json").write_text(json.dumps(config | {"hidden_size": 128}))
+    assert "shape" in refused(plan, EdgekitError, text=None, reference=tmp_path / "base")
 
 
 def test_a_damaged_bundle(plan: Plan, tmp_path: Path) -> None:
