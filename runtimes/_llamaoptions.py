@@ -48,6 +48,8 @@ class LlamaCppOptions:
     """Flash attention; unset: as llama.cpp decides, which is yes wherever it can."""
     repack: bool | None = None
     """Rearrange weights for faster prompts; unset: yes, unless that means AMX code that doesn't work (see ``_amx``)."""
+    on_node: Any = None
+    """A ``ggml_backend_sched_eval_callback`` that sees every node of the graph; who passes one keeps it alive."""
 
     def __post_init__(self) -> None:
         check_options(
@@ -93,4 +95,6 @@ def context_params(lib: Any, options: LlamaCppOptions, n_ctx: int) -> Any:
     params.n_outputs_max = max(options.n_outputs, options.n_seq_max)
     params.n_threads = options.threads or default_threads()
     params.n_threads_batch = options.batch_threads or params.n_threads
+    if options.on_node is not None:
+        params.cb_eval = options.on_node
     return params
