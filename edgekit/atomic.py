@@ -32,6 +32,14 @@ def sync_file(path: Path) -> None:
         os.fsync(file.fileno())
 
 
+def check_free(final: Path, *, force: bool = False) -> None:
+    """``InputError`` for a folder that exists, unless ``force`` lets it be replaced."""
+    if (final.exists() or final.is_symlink()) and not force:
+        raise InputError(
+            "exists already", path=final, expected="a new name", next_step="pass --force to replace it"
+        )
+
+
 @contextmanager
 def atomic_folder(final: Path, *, force: bool = False) -> Iterator[Path]:
     """A temporary sibling to fill; on success it takes the name ``final``, on any failure it is removed.
@@ -46,10 +54,7 @@ def atomic_folder(final: Path, *, force: bool = False) -> Iterator[Path]:
     with _disk_errors(final.parent):
         final.parent.mkdir(parents=True, exist_ok=True)
         _recover(final)
-        if (final.exists() or final.is_symlink()) and not force:
-            raise InputError(
-                "exists already", path=final, expected="a new name", next_step="pass --force to replace it"
-            )
+        check_free(final, force=force)
         temporary.mkdir()
         lock = os.open(temporary, os.O_RDONLY | os.O_DIRECTORY)
     try:

@@ -11,14 +11,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgekit import bundle, golden, room, worker
-from edgekit.atomic import atomic_folder
-from edgekit.errors import InputError
+from edgekit import bundle, golden, proof, room, worker
+from edgekit.atomic import atomic_folder, check_free
 from edgekit.files import share
+from edgekit.importance import calibrated
 from edgekit.opening import Opened, opened
 from edgekit.orders import Order, orders
 from edgekit.progress import Progress
 from edgekit.project import BuildSpec
+from edgekit.proof import usable_threads
 from edgekit.provenance import provenance
 
 if TYPE_CHECKING:
@@ -49,12 +50,19 @@ def build(spec: BuildSpec, progress: Progress | None = None) -> list[Built]:
     Raises the errors of ``edgekit.errors``; what was there before is kept unless ``spec.force``.
     """
     progress = progress or Progress()
+    _check_schema(spec)
     wanted = orders(spec, progress)
+    for order in wanted:
+        check_free(order.folder, force=spec.force)
     types = tuple(dict.fromkeys(order.quantization for order in wanted))
-    with opened(replace(spec, quantizations=types), progress) as inputs:
+    with calibrated(replace(spec, quantizations=types), progress) as ready:
+        return _built(ready, wanted, progress)
+
+
+def _built(spec: BuildSpec, wanted: Sequence[Order], progress: Progress) -> list[Built]:
+    with opened(spec, progress) as inputs:
         for note in inputs.notes:
             progress.note(note)
-        _check_schema(spec)
         room.check(spec.out, sum(plan.data_bytes for plan in inputs.plans))
         stop = threading.Event()
         with ThreadPoolExecutor(1, "hash") as hashing, ExitStack() as stack:
@@ -94,56 +102,11 @@ def _convert(inputs: Opened, folders: Mapping[str, Path], progress: Progress) ->
     return stream.write(
         inputs.plans,
         paths,
-        _threads(inputs.spec),
-        prove=partial(_prove, inputs) if inputs.layout.vocabulary else None,
+        usable_threads(inputs.spec),
+        prove=partial(proof.prove, inputs) if inputs.layout.vocabulary else None,
         report=progress.advance,
         allow_nonfinite=inputs.spec.allow_nonfinite,
     )
-
-
-def _threads(spec: BuildSpec) -> int:
-    from edgekit.profiles.cpu import usable_cores
-
-    return spec.threads or usable_cores()
-
-
-def _prove(inputs: Opened, artifact: Path) -> None:
-    """The converted vocabulary must give the same ids as the tokenizer, and end answers where the model does."""
-    from edgekit.converters.gguf import probes
-
-    vocabulary = inputs.layout.vocabulary
-    assert vocabulary is not None
-    tokenizer = inputs.words / vocabulary.file
-    parts = vocabulary.name_parts
-    if parts and not any(part in inputs.layout.name.lower() for part in parts):
-        raise InputError(
-            "llama.cpp runs this tokenizer right only in a model of its own name",
-            path=tokenizer,
-            found=inputs.layout.name,
-            expected=f"a name with {' or '.join(parts)}",
-            next_step=f"name the build {parts[0]}-{inputs.layout.name}",
-        )
-    definition = vocabulary.reference() if vocabulary.reference else ""
-    texts = probes.of(vocabulary)
-    proved = worker.run(worker.Prove(str(artifact), str(tokenizer), texts, definition))
-    assert isinstance(proved, worker.Proved)
-    if proved.mismatch:
-        text, expected, found = proved.mismatch
-        raise InputError(
-            f"the tokenizer would not survive: {proved.mismatches} probe text(s) get other ids in llama.cpp",
-            path=tokenizer,
-            found=f"{found[:24]} for {text[:60]!r}",
-            expected=f"{expected[:24]}",
-            next_step="report the tokenizer; packing it would garble the model's input",
-        )
-    if missing := vocabulary.ends - set(proved.end_ids):
-        raise InputError(
-            "the model ends answers with tokens that llama.cpp doesn't stop at",
-            path=inputs.words / "generation_config.json",
-            found=f"eos_token_id {sorted(missing)}",
-            expected=f"among {proved.end_ids}",
-            next_step="leave at most three ids in eos_token_id",
-        )
 
 
 def _pack(
@@ -171,7 +134,7 @@ def _pack(
 
 def _record(inputs: Opened, plan: Plan, folder: Path) -> None:
     spec, artifact = inputs.spec, plan.paths(folder / ARTIFACT)[0]
-    request = worker.Record(str(artifact), _threads(spec), spec.prompt, spec.allow_nonfinite)
+    request = worker.Record(str(artifact), usable_threads(spec), spec.prompt, spec.allow_nonfinite)
     recorded = worker.run(request)
     assert isinstance(recorded, worker.Recorded)
     golden.save(recorded.golden, folder)

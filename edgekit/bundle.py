@@ -40,12 +40,19 @@ class Source(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     weight: float | None = None
 
 
+class Calibration(Source, forbid_unknown_fields=True, frozen=True):
+    """An importance matrix that went in; the count and SHA-256 of its tokens where edgekit computed it."""
+
+    tokens: int | None = None
+    tokens_sha256: str | None = None
+
+
 class Provenance(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """What the artifact was made from, and with what."""
 
     base: Source
     adapters: list[Source] = []
-    calibration: Source | None = None
+    calibration: Calibration | None = None
     tools: dict[str, str] = {}
     licence: str | None = None
 

@@ -47,7 +47,7 @@ def read_task(path: Path, schema: Mapping[str, Any]) -> Task:
         lines = data.decode("utf-8").split("\n")
     except UnicodeDecodeError as error:
         raise InputError("not UTF-8 text", path=path, found=str(error)) from error
-    labels = _Labels(schema)
+    labels = Labels(schema)
     records: dict[str, Labelled] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -80,7 +80,7 @@ def _record(line: str, path: Path, number: int) -> Labelled:
     return Labelled(case["id"], case["text"], case["expected"])
 
 
-class _Labels:
+class Labels:
     """Checks labels against the schema, so that those of another task aren't taken for a model's mistakes."""
 
     def __init__(self, schema: Mapping[str, Any]) -> None:

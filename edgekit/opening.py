@@ -20,9 +20,14 @@ if TYPE_CHECKING:
     from edgekit.converters.checkpoint import Checkpoint
     from edgekit.converters.foreseen import Foreseen
     from edgekit.converters.gguf.gguf_source import GgufSource
+    from edgekit.converters.gguf.imatrix import ImportanceMatrix
     from edgekit.converters.gguf.plan import Layout, Plan
     from edgekit.converters.lora import Merged
     from edgekit.converters.text_model import TextModel
+
+
+ROUNDED = frozenset({"F32", "F16", "BF16", "Q8_0"})
+"""Types that round every number by itself, so that no importance matters."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,7 @@ class Opened:
     merged: Merged
     layout: Layout
     plans: Sequence[Plan]
+    matrix: ImportanceMatrix | None
     words: Path
     """Where the tokenizer's files are: the base's folder, or copies of an adapter's that changed the vocabulary."""
 
@@ -52,7 +58,23 @@ class Opened:
             notes.append("the tokenizer is as llama.cpp's converter wrote it; it was not proved here")
         if self.layout.vocabulary:
             notes += self.layout.vocabulary.notes
+        if self.matrix and (without := self._without_values()):
+            notes.append(
+                f"the importance matrix has no values for {len(without)} weight(s), which are quantized without: "
+                + ", ".join(without[:3])
+            )
         return notes
+
+    def _without_values(self) -> list[str]:
+        """Weights of layers that are quantized, and that the matrix says nothing of."""
+        found = [
+            placed.mapped.name
+            for plan in self.plans
+            for placed in plan.tensors
+            if placed.weights is None and not placed.copied and placed.kind.name not in ROUNDED
+            if len(placed.mapped.shape) > 1 and placed.mapped.name.startswith("blk.")
+        ]
+        return list(dict.fromkeys(found))
 
 
 @contextmanager
@@ -86,7 +108,7 @@ def opened(spec: BuildSpec, progress: Progress, *, planning: bool = False) -> It
             words = overlay(spec.base, merged.tokenizer, Path(temporary))
         layout = _layout(spec, base, merged, words, stack, progress, planning)
         plans = [plan.plan(layout, preset, overrides, matrix, spec.split_size) for preset in chosen]
-        yield Opened(spec, base, adapters, merged, layout, plans, words)
+        yield Opened(spec, base, adapters, merged, layout, plans, matrix, words)
 
 
 def _foreseen(folder: Path) -> Foreseen | TextModel | None:

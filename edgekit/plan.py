@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
+from edgekit import importance
 from edgekit.errors import HardwareError, InputError
 from edgekit.gguf_header import NUMBERS, GgufArray, GgufTensor
 from edgekit.opening import Opened, opened
@@ -82,6 +83,8 @@ def candidates(spec: BuildSpec) -> Candidates:
     """Every quantization of a base with its adapters, from configs and headers alone."""
     from edgekit.profiles.planning import Candidate
 
+    if spec.calibration is not None and importance.is_matrix(spec.calibration):
+        spec = replace(spec, imatrix=spec.calibration, calibration=None)
     with opened(spec, Progress(), planning=True) as inputs:
         notes, found = list(inputs.notes), []
         missing = _missing_words(inputs)
@@ -99,7 +102,7 @@ def _plans(inputs: Opened, spec: BuildSpec, notes: list[str]) -> Iterator[gguf.P
     from edgekit.converters.gguf import imatrix, plan, presets
 
     overrides = [presets.Override.parse(text) for text in spec.tensor_types]
-    matrix = imatrix.read(spec.imatrix) if spec.imatrix else None
+    matrix = imatrix.read(spec.imatrix) if spec.imatrix else importance.foreseen(spec, inputs.layout)
     for name, preset in presets.PRESETS.items():
         try:
             one = plan.plan(inputs.layout, preset, overrides, matrix, spec.split_size, unchecked=True)

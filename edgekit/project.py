@@ -36,6 +36,8 @@ class BuildSpec:
     counter: int = 1
     tensor_types: tuple[str, ...] = ()
     imatrix: Path | None = None
+    calibration: Path | None = None
+    """Data to compute an importance matrix on, or such a matrix as GGUF."""
     llama_cpp: Path | None = None
     split_size: int | None = None
     allow_nonfinite: bool = False
@@ -47,6 +49,10 @@ class BuildSpec:
     force: bool = False
     devices: tuple[Device, ...] = field(default=(), hash=False)
     """One bundle for each, in the quantization that a plan finds for it."""
+
+    def folder(self, quantization: str) -> Path:
+        """Where a quantization's bundle goes: NAME-quant."""
+        return self.out / f"{self.name}-{quantization.lower()}"
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -63,6 +69,10 @@ class BuildSpec:
             )
         if not self.quantizations and not self.devices:
             raise InputError("no quantization was named", expected="at least one, such as Q4_K_M")
+        if self.imatrix is not None and self.calibration is not None:
+            raise InputError(
+                "an importance matrix is given twice", found="imatrix and calibration", expected="one of them"
+            )
         if self.threads is not None and self.threads < 1:
             raise InputError("a build needs a thread", found=self.threads, expected="at least 1")
 
@@ -87,6 +97,7 @@ class _Project(msgspec.Struct, forbid_unknown_fields=True):
     out: str = "dist"
     quantizations: tuple[str, ...] | None = None
     imatrix: str | None = None
+    calibration: str | None = None
     llama_cpp: str | None = None
     split_size: str | None = None
     allow_nonfinite: bool = False
@@ -132,6 +143,7 @@ def read_project(
         counter=project.counter,
         tensor_types=tuple(f"{pattern}={kind}" for pattern, kind in project.tensor_types.items()),
         imatrix=folder / project.imatrix if project.imatrix else None,
+        calibration=folder / project.calibration if project.calibration else None,
         llama_cpp=folder / project.llama_cpp if project.llama_cpp else None,
         split_size=parse_size(project.split_size) if project.split_size else None,
         allow_nonfinite=project.allow_nonfinite,
@@ -200,7 +212,8 @@ base = {base}                  # folder of a Hugging Face checkpoint (safetensor
 out = "dist"                     # a bundle per quantization and target: dist/{name}-q4_k_m, dist/{name}-laptop-8gb, …
 quantizations = ["Q4_K_M", "Q8_0"]
 # llama_cpp = "../llama.cpp"     # its converter is run for models that edgekit doesn't convert
-# imatrix = "imatrix.gguf"       # llama-imatrix's file; types of about two bits need one
+# calibration = "train.jsonl"    # data like what it will see, or edgekit calibrate's file: spends bits where they matter
+# imatrix = "imatrix.gguf"       # or llama-imatrix's file; types of about two bits need one
 # split_size = "2G"              # several files, none with more of tensors than this
 # licence = "Apache-2.0"         # of the result; it goes into the manifest
 

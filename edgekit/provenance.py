@@ -36,14 +36,24 @@ def provenance(inputs: Opened, stop: threading.Event) -> bundle.Provenance:
         _source(a.folder, files_read(a.folder, a.file.path, inputs.merged.tokenizer), weight, stop)
         for a, weight in inputs.adapters
     ]
-    matrix = spec.imatrix
-    calibration = _source(matrix.parent, [matrix], None, stop, matrix.stem) if matrix else None
-    return bundle.Provenance(base, adapters, calibration, tools(), spec.licence)
+    return bundle.Provenance(base, adapters, _calibration(inputs, stop), tools(), spec.licence)
 
 
 def tools() -> dict[str, str]:
     """Versions of what a build's bytes depend on."""
     return {"edgekit": __version__} | {name: found for name in TOOLS if (found := _version(name))}
+
+
+def _calibration(inputs: Opened, stop: threading.Event) -> bundle.Calibration | None:
+    matrix = inputs.matrix
+    if matrix is None:
+        return None
+    source = _source(matrix.path.parent, [matrix.path], None, stop, matrix.path.stem)
+    if matrix.tokens is None:
+        return bundle.Calibration(source.name, source.files)
+    return bundle.Calibration(
+        matrix.dataset or source.name, source.files, None, matrix.tokens.count, matrix.tokens.sha256
+    )
 
 
 def _source(

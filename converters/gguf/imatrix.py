@@ -1,4 +1,4 @@
-"""Importance matrices of llama-imatrix, as GGUF and in its older .dat format: read, bounded and checked.
+"""Importance matrices of llama-imatrix, as GGUF and in its older .dat format: read, bounded and checked; written as GGUF.
 
 They hold, for every column of a weight (and every expert), the mean square of what it is multiplied with.
 """
@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 from gguf import GGMLQuantizationType as Q
+from gguf import GGUFWriter
+from numpy.typing import NDArray
 
 from edgekit.converters.gguf.family import STRING, U32, Entry
 from edgekit.converters.gguf.presets import Preset
@@ -27,10 +29,20 @@ ENTRIES = 65_536
 NAME_LIMIT = 4096
 
 _SUMS, _COUNTS = ".in_sum2", ".counts"
+_TOKENS, _DIGEST = "edgekit.calibration.tokens", "edgekit.calibration.tokens_sha256"
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _LOW = frozenset({Q.IQ3_XXS, Q.IQ2_XXS, Q.IQ2_XS, Q.IQ2_S, Q.IQ1_M, Q.IQ1_S})
 _KERNELS = frozenset({Q.IQ2_XXS, Q.IQ2_XS, Q.IQ1_S})
 """Types that ggml's own quantizer aborts on without a matrix."""
 _EXEMPT = frozenset({"output.weight", "token_embd.weight", "per_layer_token_embd.weight"})
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What a matrix was computed on: how many token ids, and the SHA-256 of them as ``edgekit calibrate`` cuts them."""
+
+    count: int
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -41,6 +53,8 @@ class ImportanceMatrix:
     values: Mapping[str, Float32]
     dataset: str | None
     chunks: int
+    tokens: Tokens | None = None
+    """Known where ``edgekit calibrate`` wrote the file."""
 
     def entries(self) -> list[Entry]:
         """What llama-quantize notes of it in the metadata; names of files without their folders."""
@@ -131,7 +145,7 @@ def _read_gguf(path: Path, data: bytes) -> ImportanceMatrix:
         values[name] = _means(path, name, _floats(path, data, sums), _floats(path, data, counts))
     if not values:
         raise _unsound(path, "no tensors")
-    return ImportanceMatrix(path, values, *_origin(path, header))
+    return ImportanceMatrix(path, values, *_origin(path, header), _tokens(path, header))
 
 
 def _origin(path: Path, header: GgufHeader) -> tuple[str | None, int]:
@@ -140,6 +154,15 @@ def _origin(path: Path, header: GgufHeader) -> tuple[str | None, int]:
     if type(chunks) is not int or not all(isinstance(text, str) for text in texts):
         raise _unsound(path, "imatrix.datasets or imatrix.chunk_count of another type")
     return (texts[0] if texts else None), chunks
+
+
+def _tokens(path: Path, header: GgufHeader) -> Tokens | None:
+    count, digest = header.keys.get(_TOKENS), header.keys.get(_DIGEST)
+    if count is None and digest is None:
+        return None
+    if type(count) is not int or not isinstance(digest, str) or not _SHA256.fullmatch(digest):
+        raise _unsound(path, f"{_TOKENS} or {_DIGEST} of another type")
+    return Tokens(count, digest)
 
 
 def _floats(path: Path, data: bytes, tensor: GgufTensor) -> Float32:
@@ -157,6 +180,35 @@ def _means(path: Path, name: str, sums: Float32, counts: Float32) -> Float32:
     table = sums.reshape(counts.size, -1)
     with np.errstate(all="ignore"):
         return np.where(whole > 0, table / whole, np.float32(1)).astype(np.float32).reshape(-1)
+
+
+def write(
+    path: Path,
+    sums: Mapping[str, tuple[NDArray[np.float64], NDArray[np.int64]]],
+    dataset: str,
+    chunks: tuple[int, int],
+    tokens: Tokens,
+) -> None:
+    """A matrix as llama-imatrix writes it: by tensor, sums of squares ``(matrices, columns)`` and the rows they are of.
+
+    ``chunks`` are their number and their tokens. The same sums give the same bytes.
+    """
+    writer = GGUFWriter(path, "none")
+    writer.kv_data[0].clear()  # an imatrix has no architecture
+    writer.add_string("general.type", "imatrix")
+    writer.add_array("imatrix.datasets", [dataset])
+    writer.add_uint32("imatrix.chunk_count", chunks[0])
+    writer.add_uint32("imatrix.chunk_size", chunks[1])
+    writer.add_uint64(_TOKENS, tokens.count)
+    writer.add_string(_DIGEST, tokens.sha256)
+    for name in sorted(sums):
+        squares, counts = sums[name]
+        writer.add_tensor(name + _SUMS, squares.astype(np.float32))
+        writer.add_tensor(name + _COUNTS, counts.astype(np.float32).reshape(-1, 1))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
 
 
 def _read_dat(path: Path, data: bytes) -> ImportanceMatrix:

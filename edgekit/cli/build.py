@@ -22,6 +22,7 @@ Examples:
   edgekit build BASE --adapter LORA --quant Q4_K_M --quant Q8_0 -o dist/
   edgekit build BASE --adapter LORA --target laptop-8gb --target my-board.toml
   edgekit build model-f16.gguf --quant Q4_K_M
+  edgekit build BASE --adapter LORA --quant Q3_K_M --calibration train.jsonl --prompt prompt.txt
   edgekit build BASE --adapter A:0.7 --adapter B:0.3 --prompt prompt.txt --schema schema.json
 """
 
@@ -42,6 +43,10 @@ Examples:
 @click.option(
     "--imatrix", type=click.Path(path_type=Path), help="Importance matrix that llama-imatrix wrote."
 )
+@click.option(
+    "--calibration", type=click.Path(path_type=Path), metavar="FILE",
+    help="Text or JSONL records like what the model will see, or edgekit calibrate's file: spends bits where they matter.",
+)  # fmt: skip
 @click.option(
     "--with-llama-cpp", "llama_cpp", type=click.Path(path_type=Path), metavar="DIR",
     help="For models that edgekit doesn't convert: a llama.cpp source folder, whose converter is run.",
@@ -140,6 +145,7 @@ def _spec(
         counter=1 if given["counter"] is None else given["counter"],
         tensor_types=given["types"],
         imatrix=given["imatrix"],
+        calibration=given["calibration"],
         llama_cpp=given["llama_cpp"],
         split_size=parse_size(given["split_size"]) if given["split_size"] else None,
         prompt=read_prompt(given["prompt"]) if given["prompt"] else None,
