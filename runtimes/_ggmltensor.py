@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,7 +60,7 @@ class Layout:
         """Whether a tensor's bytes are in this process's memory, in the order that ``nb`` says."""
         return tensor.buffer is None or bool(self.library.ggml_backend_buffer_is_host(tensor.buffer))
 
-    def values(self, address: int, kind: type[np.float32] | type[np.int32]) -> NDArray[Any]:
+    def values(self, address: int, kind: type[np.float32 | np.int32]) -> NDArray[Any]:
         """A tensor's numbers, dimensions reversed as numpy has them; a view where memory allows, valid until the next node."""
         tensor = Tensor.from_address(address)
         nbytes = self.library.ggml_nbytes(address)

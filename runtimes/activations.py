@@ -81,7 +81,7 @@ class Collector:
             self._newest = name
             self._take(name, tensor, weight)
             return name != self.last
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - C calls this: it is raised once decode has returned
             self.failure = error
             return False
 
@@ -117,9 +117,7 @@ class Collector:
             )
 
     @staticmethod
-    def _take_routed(
-        found: Sums, rows: NDArray[np.float32], ids: NDArray[np.int32]
-    ) -> NDArray[np.float64]:
+    def _take_routed(found: Sums, rows: NDArray[np.float32], ids: NDArray[np.int32]) -> NDArray[np.float64]:
         """Rows ``(1, tokens, used or 1, columns)`` by the experts that each token was sent to."""
         chosen = ids.reshape(ids.shape[-2:])
         table = np.broadcast_to(rows[0], (*chosen.shape, rows.shape[-1]))
@@ -133,9 +131,7 @@ class Collector:
         return added
 
 
-def _take_dense(
-    found: Sums, rows: NDArray[np.float32], inner: int, outer: int
-) -> NDArray[np.float64]:
+def _take_dense(found: Sums, rows: NDArray[np.float32], inner: int, outer: int) -> NDArray[np.float64]:
     """Rows ``(ne3, ne2, rows, columns)``; a weight with fewer matrices than they have is broadcast over them."""
     added = np.zeros_like(found.squares)
     for i3 in range(rows.shape[0]):
@@ -192,9 +188,7 @@ def collect(
     return dict(sorted(collector.sums.items()))
 
 
-def groups(
-    sequences: Sequence[Sequence[int]], tokens: int, most: int
-) -> Iterator[Sequence[Sequence[int]]]:
+def groups(sequences: Sequence[Sequence[int]], tokens: int, most: int) -> Iterator[Sequence[Sequence[int]]]:
     """Neighbours that fit into a batch together: at most ``tokens`` and ``most`` sequences, or one that is longer."""
     start = size = 0
     for index, sequence in enumerate(sequences):
