@@ -30,14 +30,17 @@ _MODEL, _TOKENS = "model.gguf", "tokens.bin"
 
 @dataclass(frozen=True)
 class Options:
-    """How to calibrate: tokens in a chunk, chunks at most, and the type that the model is run as."""
+    """How to calibrate: tokens in a chunk, chunks at most, and the type that the model is run as.
 
-    chunk: int = CHUNK
+    Unset, a chunk has 512 tokens, or as many as the model's context.
+    """
+
+    chunk: int | None = None
     chunks: int | None = None
     run_as: str = RUN_AS[0]
 
     def __post_init__(self) -> None:
-        if not 16 <= self.chunk <= 1 << 20:
+        if self.chunk is not None and not 16 <= self.chunk <= 1 << 20:
             raise InputError("a chunk's length is out of range", found=self.chunk, expected="16 to 1,048,576")
         if self.chunks is not None and self.chunks < 1:
             raise InputError("a calibration needs a chunk", found=self.chunks, expected="at least 1")
@@ -80,15 +83,17 @@ def calibrate(
         with opened(plain, progress) as inputs:
             for note in inputs.notes:
                 progress.note(note)
-            _check_context(inputs, options.chunk)
+            chunk = _chunk(inputs, options)
             work = tempfile.TemporaryDirectory(prefix=".edgekit-", dir=out.parent)
             with work as folder:
-                counted, written = _measured(inputs, found, Path(folder), temporary, options, progress)
+                job = _Job(inputs, found, chunk, options.chunks, Path(folder), temporary)
+                counted, written = _measured(job, progress)
     return Calibrated(out, written.weights, counted.tokens, counted.sequences, counted.sha256)
 
 
-def _check_context(inputs: Opened, chunk: int) -> None:
+def _chunk(inputs: Opened, options: Options) -> int:
     trained = int(inputs.layout.sizes["max_position_embeddings"])
+    chunk = options.chunk or min(CHUNK, trained)
     if chunk > trained:
         raise InputError(
             "a chunk is longer than the model's context",
@@ -97,19 +102,30 @@ def _check_context(inputs: Opened, chunk: int) -> None:
             expected=f"at most {trained:,}",
             next_step=f"pass --chunk {trained}",
         )
+    return chunk
 
 
-def _measured(
-    inputs: Opened, data: Data, folder: Path, out: Path, options: Options, progress: Progress
-) -> tuple[Counted, Written]:
-    """Tokens and matrix, with the model in ``folder`` for as long as it takes."""
-    artifact, counts = folder / _MODEL, []
+@dataclass(frozen=True)
+class _Job:
+    """What is measured, and where the model is meanwhile."""
+
+    inputs: Opened
+    data: Data
+    chunk: int
+    chunks: int | None
+    folder: Path
+    out: Path
+
+
+def _measured(job: _Job, progress: Progress) -> tuple[Counted, Written]:
+    """Tokens and matrix."""
+    inputs, artifact, tokens = job.inputs, job.folder / _MODEL, str(job.folder / _TOKENS)
+    counts = []
 
     def cut(artifact: Path) -> None:
         if inputs.layout.vocabulary:
             proof.prove(inputs, artifact)
-        request = Cut(str(artifact), data, options.chunk, options.chunks, str(folder / _TOKENS))
-        counts.append(importance_worker.run(request))
+        counts.append(importance_worker.run(Cut(str(artifact), job.data, job.chunk, job.chunks, tokens)))
 
     if inputs.layout.origin and not inputs.adapters and inputs.spec.base.is_file():
         artifact = inputs.spec.base  # it is what would be written
@@ -119,8 +135,8 @@ def _measured(
     (counted,) = counts
     assert isinstance(counted, Counted)
     progress.stage(f"reading {counted.tokens:,} tokens", counted.tokens)
-    threads, name = proof.usable_threads(inputs.spec), Path(data.path).name
-    request = Collect(str(artifact), str(folder / _TOKENS), name, options.chunk, threads, str(out))
+    threads, name = proof.usable_threads(inputs.spec), Path(job.data.path).name
+    request = Collect(str(artifact), tokens, name, job.chunk, threads, str(job.out))
     written = importance_worker.run(request, lambda tokens: progress.advance(name, tokens))
     assert isinstance(written, Written)
     if written.unseen:

@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,8 +86,9 @@ def run(request: Request, report: Callable[[int], None] | None = None) -> Counte
     ) as child:
         assert child.stdin and child.stdout and child.stderr
         try:
-            child.stdin.write(msgspec.json.encode(request))
-            child.stdin.close()
+            with suppress(BrokenPipeError):  # it died already, as is said below
+                child.stdin.write(msgspec.json.encode(request))
+                child.stdin.close()
             for line in child.stdout:
                 said: Said = msgspec.json.decode(line, type=Said)
                 if isinstance(said, Failed):

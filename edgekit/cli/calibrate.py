@@ -34,7 +34,7 @@ Examples:
 @click.option("--prompt", type=PATH, help="Prompt template file with {text} in it, for task records.")
 @click.option("--system", help="System message that goes with the prompt.")
 @click.option("--schema", type=PATH, help="JSON Schema that task records have to match.")
-@click.option("--chunk", type=int, default=512, show_default=True, help="Tokens read from an empty context.")
+@click.option("--chunk", type=int, help="Tokens read from an empty context.  [default: 512]")
 @click.option("--chunks", type=int, help="Chunks at most.  [default: all of the data]")
 @click.option("--run-as", type=click.Choice(["Q8_0", "F16", "BF16", "F32"], case_sensitive=False), default="Q8_0",
               show_default=True, help="What the merged model is run as.")  # fmt: skip
@@ -48,7 +48,7 @@ def command(
     base: Path | None,
     data: Path,
     out: Path,
-    chunk: int,
+    chunk: int | None,
     chunks: int | None,
     run_as: str,
     project: Path | None,
