@@ -208,8 +208,7 @@ def foreseen(spec: BuildSpec, layout: Layout) -> ImportanceMatrix | None:
 
 def is_matrix(path: Path) -> bool:
     """Whether a calibration file is a GGUF file rather than data."""
-    try:
-        with path.open("rb") as file:
-            return file.read(4) == b"GGUF"
-    except (FileNotFoundError, IsADirectoryError):
+    if not path.is_file():
         return False  # reading it as data says so
+    with path.open("rb") as file:
+        return file.read(4) == b"GGUF"

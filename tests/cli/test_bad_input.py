@@ -18,11 +18,26 @@ from tests.models import write_llama
 FOLDER = ROOT / "examples" / "restaurant" / "task"
 CASES, WEIGHTS = FOLDER / "test.jsonl", BASE / "model.safetensors"
 TASK = ("--schema", FOLDER / "schema.json", "--prompt", "{text}")
+ASKED = ("--prompt", FOLDER / "prompt.txt")
 
 ENTRIES: dict[str, Callable[[Path, Path], list[object]]] = {
     "build: base": lambda bad, out: ["build", bad, "-o", out],
     "build: adapter": lambda bad, out: ["build", BASE, "--adapter", bad, "-o", out],
     "build: project": lambda bad, out: ["build", "--project", bad],
+    "build: calibration": lambda bad, out: ["build", BASE, "--calibration", bad, "-o", out],
+    "calibrate: base": lambda bad, out: ["calibrate", bad, "--data", CASES, "-o", out / "m.gguf", *ASKED],
+    "calibrate: adapter": lambda bad, out: [
+        "calibrate",
+        BASE,
+        "--adapter",
+        bad,
+        "--data",
+        CASES,
+        "-o",
+        out / "m.gguf",
+        *ASKED,
+    ],
+    "calibrate: data": lambda bad, out: ["calibrate", BASE, "--data", bad, "-o", out / "m.gguf", *ASKED],
     "inspect": lambda bad, out: ["inspect", bad],
     "inspect: base": lambda bad, out: ["inspect", ADAPTER, "--base", bad],
     "convert-adapter": lambda bad, out: ["convert-adapter", bad, "--base", BASE, "-o", out / "a.gguf"],

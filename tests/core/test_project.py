@@ -54,6 +54,8 @@ def test_the_template_of_init_is_readable(tmp_path: Path) -> None:
     assert spec.name == "my-model" and spec.adapters == ((tmp_path / "lora", 1.0),)
     every_line = template("m", "b", "a").replace("# template", "template").replace("# licence", "licence")
     assert read_project(write(tmp_path, every_line)).prompt == "Extract people and date:\n{text}"
+    calibrated = template("m", "b", "a").replace("# calibration", "calibration")
+    assert read_project(write(tmp_path, calibrated)).calibration == tmp_path / "train.jsonl"
 
 
 def test_the_example_says_what_it_builds() -> None:
@@ -81,6 +83,7 @@ def test_the_example_says_what_it_builds() -> None:
         ("name = 'a/b'\nbase = 'b'", "not a name"),
         ("name = '..'\nbase = 'b'", "not a name"),
         ("name = 'x'\nbase = 'b'\nquantizations = []", "no quantization"),
+        ("name = 'x'\nbase = 'b'\nimatrix = 'i'\ncalibration = 'c'", "matrix is given twice"),
         ("name = 'x'\nbase = 'b'\n[prompt]\nschema = 'missing.json'", "missing"),
     ],
 )
