@@ -17,7 +17,7 @@ from edgekit.files import share
 from edgekit.importance import calibrated
 from edgekit.opening import Opened, opened
 from edgekit.orders import Order, orders
-from edgekit.progress import Progress
+from edgekit.progress import Once, Progress
 from edgekit.project import BuildSpec
 from edgekit.proof import usable_threads
 from edgekit.provenance import provenance
@@ -49,7 +49,7 @@ def build(spec: BuildSpec, progress: Progress | None = None) -> list[Built]:
 
     Raises the errors of ``edgekit.errors``; what was there before is kept unless ``spec.force``.
     """
-    progress = progress or Progress()
+    progress = Once(progress or Progress())  # calibrating opens the same inputs before
     _check_schema(spec)
     wanted = orders(spec, progress)
     for order in wanted:

@@ -14,3 +14,22 @@ class Progress:
 
     def note(self, text: str) -> None:
         """Something that a person should know about what is built."""
+
+
+class Once(Progress):
+    """Passes on what it is told, each note only once."""
+
+    def __init__(self, listener: Progress) -> None:
+        self._listener = listener
+        self._noted: set[str] = set()
+
+    def stage(self, name: str, total: int) -> None:
+        self._listener.stage(name, total)
+
+    def advance(self, what: str, amount: int) -> None:
+        self._listener.advance(what, amount)
+
+    def note(self, text: str) -> None:
+        if text not in self._noted:
+            self._noted.add(text)
+            self._listener.note(text)

@@ -177,6 +177,10 @@ def _means(path: Path, name: str, sums: Float32, counts: Float32) -> Float32:
         raise _unsound(path, f"{name!r} has {counts.size} counts for {sums.size} sums, or unsound ones")
     # Half away from zero, as llama.cpp's lround.
     whole = np.trunc(counts.astype(np.float64) + np.copysign(0.5, counts)).astype(np.float32)[:, None]
+    if (whole < 0).any() or not whole.any():
+        raise _unsound(
+            path, f"{name!r} was computed on {int(whole.max())} rows: no data, or counts below zero"
+        )
     table = sums.reshape(counts.size, -1)
     with np.errstate(all="ignore"):
         return np.where(whole > 0, table / whole, np.float32(1)).astype(np.float32).reshape(-1)
