@@ -73,7 +73,13 @@ def calibrate(
     Everything is checked before a weight is read, and nothing is left on an error: ``InputError`` for data or a base
     that can't be used, other errors of ``edgekit.errors`` as in a build. ``out`` is replaced only with ``spec.force``.
     """
-    options, progress = options or Options(), progress or Progress()
+    return _calibrated(spec, data, out, options or Options(), progress or Progress())
+
+
+def _calibrated(
+    spec: BuildSpec, data: Path, out: Path, options: Options, progress: Progress, *, building: bool = False
+) -> Calibrated:
+    """``building`` also checks what is made of it afterwards."""
     with atomic_file(out, force=spec.force) as temporary:
         found = importance_data.read(data, spec.prompt, spec.system, spec.output_schema)
         plain = replace(
@@ -84,11 +90,26 @@ def calibrate(
             for note in inputs.notes:
                 progress.note(note)
             chunk = _chunk(inputs, options)
+            if building:
+                _check_build(spec, inputs.layout)
             work = tempfile.TemporaryDirectory(prefix=".edgekit-", dir=out.parent)
             with work as folder:
                 job = _Job(inputs, found, chunk, options.chunks, Path(folder), temporary)
                 counted, written = _measured(job, progress)
     return Calibrated(out, written.weights, counted.tokens, counted.sequences, counted.sha256)
+
+
+def _check_build(spec: BuildSpec, layout: Layout) -> None:
+    """What a build refuses must not wait until the model has read everything."""
+    from edgekit.converters.gguf import plan, presets
+
+    chosen = [presets.preset(name) for name in spec.quantizations]
+    if len({preset.name for preset in chosen}) != len(chosen):
+        raise InputError("a quantization is named twice", found=", ".join(spec.quantizations))
+    overrides = [presets.Override.parse(text) for text in spec.tensor_types]
+    for preset in chosen:
+        check_free(spec.folder(preset.name), force=spec.force)
+        plan.plan(layout, preset, overrides, _foreseen(layout, MATRIX), spec.split_size)
 
 
 def _chunk(inputs: Opened, options: Options) -> int:
@@ -177,33 +198,30 @@ def calibrated(spec: BuildSpec, progress: Progress) -> Iterator[BuildSpec]:
     elif is_matrix(spec.calibration):
         yield replace(spec, imatrix=spec.calibration, calibration=None)
     else:
-        from edgekit.converters.gguf import presets
-
-        # What a build refuses must not wait until the model has read everything.
-        for name in spec.quantizations:
-            check_free(spec.folder(presets.preset(name).name), force=spec.force)
-        for text in spec.tensor_types:
-            presets.Override.parse(text)
         spec.out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".edgekit-", dir=spec.out) as folder:
             matrix = Path(folder) / MATRIX
-            calibrate(spec, spec.calibration, matrix, progress=progress)
+            _calibrated(spec, spec.calibration, matrix, Options(), progress, building=True)
             yield replace(spec, imatrix=matrix, calibration=None)
 
 
 def foreseen(spec: BuildSpec, layout: Layout) -> ImportanceMatrix | None:
     """What a build computes of its calibration data, for a plan: its values aren't known, its names and sizes are."""
+    if spec.calibration is None:
+        return None
+    importance_data.read(spec.calibration, spec.prompt, spec.system, spec.output_schema)
+    return _foreseen(layout, spec.calibration.name)
+
+
+def _foreseen(layout: Layout, dataset: str) -> ImportanceMatrix:
     import numpy as np
 
     from edgekit.converters.gguf.imatrix import ImportanceMatrix
 
-    if spec.calibration is None:
-        return None
-    importance_data.read(spec.calibration, spec.prompt, spec.system, spec.output_schema)
     shapes = {t.name: t.shape for t in layout.tensors if t.name.startswith("blk.") and len(t.shape) > 1}
     sizes = {name: shape[-1] * (shape[-3] if len(shape) > 2 else 1) for name, shape in shapes.items()}
     values = {name: np.ones(size, np.float32) for name, size in sizes.items() if name.endswith(".weight")}
-    return ImportanceMatrix(Path(MATRIX), values, spec.calibration.name, 1)
+    return ImportanceMatrix(Path(MATRIX), values, dataset, 1)
 
 
 def is_matrix(path: Path) -> bool:

@@ -296,14 +296,16 @@ def test_options_out_of_range(change: dict[str, Any]) -> None:
     ("change", "message"),
     [
         ({"quantizations": ("Q9",)}, "Q9"),
+        ({"quantizations": ("Q3_K_M", "q3_k_m")}, "named twice"),
         ({"tensor_types": ("ffn",)}, "ffn"),
+        ({"tensor_types": ("nothing_like_it=q8_0",)}, "nothing_like_it"),
         ({}, "exists already"),
     ],
 )
 def test_a_build_that_cant_be_is_refused_before_calibrating(
     spec: BuildSpec, text: Path, monkeypatch: pytest.MonkeyPatch, change: Any, message: str
 ) -> None:
-    monkeypatch.setattr(importance, "calibrate", lambda *_, **__: pytest.fail("it calibrated"))
+    monkeypatch.setattr(importance, "_measured", lambda *_, **__: pytest.fail("it calibrated"))
     if not change:
         spec.folder("Q3_K_M").mkdir(parents=True)
     with pytest.raises(InputError, match=message):
