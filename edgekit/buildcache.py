@@ -14,11 +14,12 @@ from typing import Literal
 from edgekit import bundle
 from edgekit.atomic import atomic_folder
 from edgekit.build import Built, build
-from edgekit.buildkey import inputs, key
+from edgekit.buildkey import beside, inputs, key
 from edgekit.bundle import Bundle, Manifest
 from edgekit.digests import Digests
 from edgekit.errors import EdgekitError, InputError
 from edgekit.files import share
+from edgekit.importance import is_matrix
 from edgekit.orders import alone, check_names, folder_of
 from edgekit.progress import Progress
 from edgekit.project import BuildSpec
@@ -97,7 +98,7 @@ class Cache:
 
     def keep(self, built: Built, part: Part) -> None:
         """Take a bundle in, unless its sources changed while it was built."""
-        read = {file.sha256 for source in _sources(built.manifest) for file in source.files}
+        read = {file.sha256 for source in _sources(built.manifest, part.spec) for file in source.files}
         hashed = {self.digests.of(path) for path in _inputs(part.spec)}
         if read - hashed or key(part.spec, self.digests) != part.key:
             self.progress.note(f"{built.folder}: not cached, its sources changed meanwhile")
@@ -145,11 +146,13 @@ class Cache:
             self.digests.learn(folder / file.path, file.sha256)
 
 
-def _sources(manifest: Manifest) -> Sequence[bundle.Source]:
+def _sources(manifest: Manifest, spec: BuildSpec) -> Sequence[bundle.Source]:
+    """What a build hashed of ``_inputs``: not a matrix that it computed itself."""
     made = manifest.provenance
-    return [made.base, *made.adapters, *([made.calibration] if made.calibration else [])]
+    read = made.calibration if spec.imatrix or (spec.calibration and is_matrix(spec.calibration)) else None
+    return [made.base, *made.adapters, *([read] if read else [])]
 
 
 def _inputs(spec: BuildSpec) -> list[Path]:
-    places = [spec.base, *(folder for folder, _ in spec.adapters), *([spec.imatrix] if spec.imatrix else [])]
+    places = [spec.base, *(folder for folder, _ in spec.adapters), *beside(spec)]
     return [file for place in places for file in inputs(place)]

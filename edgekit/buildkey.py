@@ -29,9 +29,14 @@ def inputs(path: Path) -> list[Path]:
     return sorted(file for file in path.iterdir() if file.suffix in SUFFIXES and file.is_file())
 
 
+def beside(spec: BuildSpec) -> list[Path]:
+    """Files of a build besides its models: an importance matrix, or data to compute one on."""
+    return [path for path in (spec.imatrix, spec.calibration) if path]
+
+
 def key(spec: BuildSpec, digests: Digests) -> str:
     """The key of what a spec makes, 64 hexadecimal digits; sources are hashed, those that are known are not."""
-    sources = [(spec.base, None), *spec.adapters, *([(spec.imatrix, None)] if spec.imatrix else [])]
+    sources = [(spec.base, None), *spec.adapters, *((path, None) for path in beside(spec))]
     everything = {
         "sources": [
             [real(path).name, weight, [[file.name, digests.of(file)] for file in inputs(path)]]
@@ -45,7 +50,7 @@ def key(spec: BuildSpec, digests: Digests) -> str:
 
 
 def _recipe(spec: BuildSpec) -> dict[str, Any]:
-    left_out = {"base", "out", "adapters", "imatrix", "llama_cpp", "threads", "force"}
+    left_out = {"base", "out", "adapters", "imatrix", "calibration", "llama_cpp", "threads", "force"}
     return {name: getattr(spec, name) for name in spec.__dataclass_fields__ if name not in left_out}
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from edgekit import importance_data, importance_worker, proof, room
-from edgekit.atomic import atomic_file, check_free
+from edgekit.atomic import atomic_file
 from edgekit.errors import InputError
 from edgekit.importance_data import CHUNK, Data
 from edgekit.importance_worker import Collect, Counted, Cut, Written
@@ -79,7 +79,7 @@ def calibrate(
 def _calibrated(
     spec: BuildSpec, data: Path, out: Path, options: Options, progress: Progress, *, building: bool = False
 ) -> Calibrated:
-    """``building`` also checks what is made of it afterwards."""
+    """``building`` also checks that the build's plans can be made of it."""
     with atomic_file(out, force=spec.force) as temporary:
         found = importance_data.read(data, spec.prompt, spec.system, spec.output_schema)
         plain = replace(
@@ -104,16 +104,15 @@ def _check_build(spec: BuildSpec, layout: Layout) -> None:
     from edgekit.converters.gguf import plan, presets
 
     chosen = [presets.preset(name) for name in spec.quantizations]
-    if len({preset.name for preset in chosen}) != len(chosen):
-        raise InputError("a quantization is named twice", found=", ".join(spec.quantizations))
     overrides = [presets.Override.parse(text) for text in spec.tensor_types]
     for preset in chosen:
-        check_free(spec.folder(preset.name), force=spec.force)
         plan.plan(layout, preset, overrides, _foreseen(layout, MATRIX), spec.split_size)
 
 
 def _chunk(inputs: Opened, options: Options) -> int:
-    trained = int(inputs.layout.sizes["max_position_embeddings"])
+    from edgekit.plan import artifact
+
+    trained = artifact(inputs.plans[0]).shape.trained
     chunk = options.chunk or min(CHUNK, trained)
     if chunk > trained:
         raise InputError(

@@ -50,10 +50,6 @@ class BuildSpec:
     devices: tuple[Device, ...] = field(default=(), hash=False)
     """One bundle for each, in the quantization that a plan finds for it."""
 
-    def folder(self, quantization: str) -> Path:
-        """Where a quantization's bundle goes: NAME-quant."""
-        return self.out / f"{self.name}-{quantization.lower()}"
-
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
             raise InputError(

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import tokenizers
 
-from edgekit import importance, importance_data, importance_worker
+from edgekit import importance, importance_data, importance_worker, orders
 from edgekit.build import build
+from edgekit.buildcache import build_cached
 from edgekit.bundle import Bundle
 from edgekit.converters.gguf import imatrix
 from edgekit.errors import BundleError, HardwareError, InputError
@@ -296,7 +297,7 @@ def test_options_out_of_range(change: dict[str, Any]) -> None:
     ("change", "message"),
     [
         ({"quantizations": ("Q9",)}, "Q9"),
-        ({"quantizations": ("Q3_K_M", "q3_k_m")}, "named twice"),
+        ({"quantizations": ("Q3_K_M", "q3_k_m")}, "two bundles would have one name"),
         ({"tensor_types": ("ffn",)}, "ffn"),
         ({"tensor_types": ("nothing_like_it=q8_0",)}, "nothing_like_it"),
         ({}, "exists already"),
@@ -307,7 +308,7 @@ def test_a_build_that_cant_be_is_refused_before_calibrating(
 ) -> None:
     monkeypatch.setattr(importance, "_measured", lambda *_, **__: pytest.fail("it calibrated"))
     if not change:
-        spec.folder("Q3_K_M").mkdir(parents=True)
+        orders.folder_of(spec).mkdir(parents=True)
     with pytest.raises(InputError, match=message):
         build(replace(spec, calibration=text, **change))
 
@@ -353,3 +354,19 @@ def test_llama_imatrix_found_the_same(data: Path, tmp_path: Path) -> None:
     assert ours.chunks == theirs.chunks == 16 and ours.values.keys() == theirs.values.keys()
     for name, values in theirs.values.items():
         np.testing.assert_allclose(ours.values[name], values, rtol=1e-3, err_msg=name)
+
+
+def test_calibration_data_is_part_of_a_build_in_a_cache(
+    spec: BuildSpec, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, cache = replace(spec, calibration=text), tmp_path / "cache"
+    (built,) = build_cached(spec, cache)
+    assert built.how == "built" and built.built.manifest.provenance.calibration
+    with monkeypatch.context() as patch:
+        patch.setattr(importance, "_measured", lambda *_, **__: pytest.fail("it calibrated"))
+        assert [one.how for one in build_cached(spec, cache)] == ["unchanged"]
+    text.write_text(TEXT + TEXT[:100])
+    (again,) = build_cached(replace(spec, force=True), cache)
+    assert again.how == "built" and again.key != built.key
+    with pytest.raises(InputError, match="gone.txt"):
+        build_cached(replace(spec, calibration=tmp_path / "gone.txt"), cache)
