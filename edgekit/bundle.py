@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from edgekit.allocation import Allocation
 from edgekit.errors import BundleError, InputError
 from edgekit.files import MALFORMED, inside, read_bounded, sha256
 from edgekit.gguf_shards import parts_of
@@ -84,6 +85,7 @@ class Manifest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     quality: dict[str, Any] | None = None
     speed: dict[str, Any] | None = None
     confidence: Reliability | None = None
+    allocation: Allocation | None = None
 
 
 @dataclass(frozen=True)

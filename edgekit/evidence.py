@@ -1,0 +1,68 @@
+"""What was measured of an artifact when it was built, as its manifest keeps it."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import msgspec
+
+from edgekit.bundle import Manifest
+from edgekit.errors import BundleError
+from edgekit.evaluation.figures import TaskFigures
+from edgekit.evaluation.running import Speed
+from edgekit.evaluation.text import TextFigures
+
+
+class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A file that was measured on: its name, and the SHA-256 of what was read of it."""
+
+    name: str
+    sha256: str
+
+
+class Judged(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A gate as it was written, and what was measured for it."""
+
+    gate: str
+    measured: float | None
+    passed: bool
+
+
+class Evidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The manifest's ``quality``: figures on a text and on labelled records, beside the unquantized merged model."""
+
+    reference: str | None
+    """The reference's type, such as F16; None where nothing was referred to."""
+    text: Input | None = None
+    task: Input | None = None
+    text_figures: TextFigures | None = None
+    task_figures: TaskFigures | None = None
+    reference_text: TextFigures | None = None
+    reference_task: TaskFigures | None = None
+    gates: list[Judged] = []
+
+
+def of(manifest: Manifest) -> Evidence | None:
+    """A bundle's evidence; ``BundleError`` for one that isn't sound, None where nothing was measured."""
+    return _read(manifest.quality, Evidence, "quality")
+
+
+def speed_of(manifest: Manifest) -> Speed | None:
+    """A bundle's measured speed, if it has one."""
+    return _read(manifest.speed, Speed, "speed")
+
+
+def plain(value: Evidence | Speed) -> dict[str, Any]:
+    """As a manifest holds it."""
+    found: dict[str, Any] = msgspec.to_builtins(value)
+    return found
+
+
+T = TypeVar("T")
+
+
+def _read(value: dict[str, Any] | None, kind: type[T], key: str) -> T | None:
+    try:
+        return None if value is None else msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise BundleError(f"the manifest's {key} is unsound", found=str(error)) from error
