@@ -25,6 +25,8 @@ class Allocation(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """Of every tensor that is quantized, by GGUF name."""
     rounding: str = "nearest"
     """``feedback`` where the error of a column was spread over those behind it (GPTQ), else ``nearest``."""
+    strength: float = 0.0
+    """How much of an error was passed on, of 1."""
     sensitivity: dict[str, float] = {}
     """What a tensor's rounding adds to the KL divergence in its type, as it was predicted, nats."""
     tokens: int = 0

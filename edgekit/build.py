@@ -11,16 +11,20 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from edgekit import bundle, golden, proof, room, worker
 from edgekit.atomic import atomic_folder, check_free
+from edgekit.automatic import Ready, prepared
 from edgekit.files import share
-from edgekit.importance import calibrated
 from edgekit.opening import Opened, opened
 from edgekit.orders import Order, orders
 from edgekit.progress import Once, Progress
 from edgekit.project import BuildSpec
 from edgekit.proof import usable_threads
 from edgekit.provenance import provenance
+from edgekit.recipe import FILE as RECIPE
+from edgekit.rounding import Rounding
 
 if TYPE_CHECKING:
     from edgekit.converters.gguf.plan import Plan
@@ -55,12 +59,13 @@ def build(spec: BuildSpec, progress: Progress | None = None) -> list[Built]:
     for order in wanted:
         check_free(order.folder, force=spec.force)
     types = tuple(dict.fromkeys(order.quantization for order in wanted))
-    with calibrated(replace(spec, quantizations=types), progress) as ready:
+    with prepared(replace(spec, quantizations=types), progress) as ready:
         return _built(ready, wanted, progress)
 
 
-def _built(spec: BuildSpec, wanted: Sequence[Order], progress: Progress) -> list[Built]:
-    with opened(spec, progress) as inputs:
+def _built(ready: Ready, wanted: Sequence[Order], progress: Progress) -> list[Built]:
+    spec = ready.spec
+    with opened(spec, progress, roundings=ready.roundings) as inputs:
         for note in inputs.notes:
             progress.note(note)
         room.check(spec.out, sum(plan.data_bytes for plan in inputs.plans))
@@ -74,7 +79,7 @@ def _built(spec: BuildSpec, wanted: Sequence[Order], progress: Progress) -> list
             sources = hashing.submit(provenance, inputs, stop)
             try:
                 timing = _convert(inputs, _firsts(work), progress)
-                manifests = _pack(inputs, work, sources, progress)
+                manifests = _pack(inputs, work, ready.roundings, sources, progress)
             except OSError as error:
                 raise room.disk_error(error, spec.out) from error
         return [
@@ -110,7 +115,11 @@ def _convert(inputs: Opened, folders: Mapping[str, Path], progress: Progress) ->
 
 
 def _pack(
-    inputs: Opened, work: Work, sources: Future[bundle.Provenance], progress: Progress
+    inputs: Opened,
+    work: Work,
+    roundings: Mapping[str, Rounding],
+    sources: Future[bundle.Provenance],
+    progress: Progress,
 ) -> list[bundle.Manifest]:
     """Record golden probes and write each manifest."""
     progress.stage("probing and packing", len(work))
@@ -122,10 +131,15 @@ def _pack(
         first, plan = firsts[order.quantization], plans[order.quantization]
         if folder == first:
             _record(inputs, plan, folder)
+            if (how := roundings.get(order.quantization)) and how.recipe:
+                (folder / RECIPE).write_text(how.recipe, encoding="utf-8")
             files[order.quantization] = bundle.list_files(folder)
         else:
             share([first / file.path for file in files[order.quantization]], folder)
+        how = roundings.get(order.quantization)
         manifest = _manifest(inputs, order, plan, files[order.quantization], sources.result())
+        if how and how.allocation:
+            manifest = msgspec.structs.replace(manifest, allocation=how.allocation)
         bundle.write_json(folder / bundle.MANIFEST, manifest)
         manifests.append(manifest)
         progress.advance(order.folder.name, 1)

@@ -30,8 +30,8 @@ def inputs(path: Path) -> list[Path]:
 
 
 def beside(spec: BuildSpec) -> list[Path]:
-    """Files of a build besides its models: an importance matrix, or data to compute one on."""
-    return [path for path in (spec.imatrix, spec.calibration) if path]
+    """Files of a build besides its models: an importance matrix, or data to compute one on; a recipe."""
+    return [path for path in (spec.imatrix, spec.calibration, spec.recipe) if path]
 
 
 def key(spec: BuildSpec, digests: Digests) -> str:
@@ -50,7 +50,17 @@ def key(spec: BuildSpec, digests: Digests) -> str:
 
 
 def _recipe(spec: BuildSpec) -> dict[str, Any]:
-    left_out = {"base", "out", "adapters", "imatrix", "calibration", "llama_cpp", "threads", "force"}
+    left_out = {
+        "base",
+        "out",
+        "adapters",
+        "imatrix",
+        "calibration",
+        "recipe",
+        "llama_cpp",
+        "threads",
+        "force",
+    }
     return {name: getattr(spec, name) for name in spec.__dataclass_fields__ if name not in left_out}
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from edgekit import importance_data, importance_worker, proof, room
 from edgekit.atomic import atomic_file
+from edgekit.budget import AUTO
 from edgekit.errors import InputError
 from edgekit.importance_data import CHUNK, Data
 from edgekit.importance_worker import Collect, Counted, Cut, Written
@@ -84,14 +85,14 @@ def _calibrated(
         found = importance_data.read(data, spec.prompt, spec.system, spec.output_schema)
         plain = replace(
             spec, quantizations=(options.run_as,), imatrix=None, calibration=None, tensor_types=(),
-            split_size=None, out=out.parent,
+            split_size=None, out=out.parent, budget=None, recipe=None, refine=False,
         )  # fmt: skip
         with opened(plain, progress) as inputs:
             for note in inputs.notes:
                 progress.note(note)
-            chunk = _chunk(inputs, options)
+            chunk = chunk_of(inputs, options)
             if building:
-                _check_build(spec, inputs.layout)
+                check_build(spec, inputs.layout)
             work = tempfile.TemporaryDirectory(prefix=".edgekit-", dir=out.parent)
             with work as folder:
                 job = _Job(inputs, found, chunk, options.chunks, Path(folder), temporary)
@@ -99,17 +100,18 @@ def _calibrated(
     return Calibrated(out, written.weights, counted.tokens, counted.sequences, counted.sha256)
 
 
-def _check_build(spec: BuildSpec, layout: Layout) -> None:
+def check_build(spec: BuildSpec, layout: Layout) -> None:
     """What a build refuses must not wait until the model has read everything."""
     from edgekit.converters.gguf import plan, presets
 
-    chosen = [presets.preset(name) for name in spec.quantizations]
+    chosen = [presets.preset(name) for name in spec.quantizations if name != AUTO]
     overrides = [presets.Override.parse(text) for text in spec.tensor_types]
     for preset in chosen:
-        plan.plan(layout, preset, overrides, _foreseen(layout, MATRIX), spec.split_size)
+        plan.plan(layout, preset, overrides, matrix_of(layout, MATRIX), spec.split_size)
 
 
-def _chunk(inputs: Opened, options: Options) -> int:
+def chunk_of(inputs: Opened, options: Options) -> int:
+    """Tokens of a chunk; ``InputError`` for more than the model's context."""
     from edgekit.plan import artifact
 
     trained = artifact(inputs.plans[0]).shape.trained
@@ -151,7 +153,7 @@ def _measured(job: _Job, progress: Progress) -> tuple[Counted, Written]:
         artifact = inputs.spec.base  # it is what would be written
         cut(artifact)
     else:
-        _write(inputs, artifact, cut, progress)
+        write_model(inputs, artifact, cut, progress)
     (counted,) = counts
     assert isinstance(counted, Counted)
     progress.stage(f"reading {counted.tokens:,} tokens", counted.tokens)
@@ -164,7 +166,8 @@ def _measured(job: _Job, progress: Progress) -> tuple[Counted, Written]:
     return counted, written
 
 
-def _write(inputs: Opened, artifact: Path, cut: Any, progress: Progress) -> None:
+def write_model(inputs: Opened, artifact: Path, cut: Callable[[Path], None], progress: Progress) -> None:
+    """Write the only plan of ``inputs``; ``cut`` is called when its header stands."""
     from edgekit.converters.gguf import stream
 
     (plan,) = inputs.plans
@@ -209,10 +212,11 @@ def foreseen(spec: BuildSpec, layout: Layout) -> ImportanceMatrix | None:
     if spec.calibration is None:
         return None
     importance_data.read(spec.calibration, spec.prompt, spec.system, spec.output_schema)
-    return _foreseen(layout, spec.calibration.name)
+    return matrix_of(layout, spec.calibration.name)
 
 
-def _foreseen(layout: Layout, dataset: str) -> ImportanceMatrix:
+def matrix_of(layout: Layout, dataset: str) -> ImportanceMatrix:
+    """A matrix of ones, with the names and sizes that one computed of this model would have."""
     import numpy as np
 
     from edgekit.converters.gguf.imatrix import ImportanceMatrix

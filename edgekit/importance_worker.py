@@ -12,16 +12,31 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from edgekit import errors, importance_data
+from edgekit import errors, importance_data, probing
 from edgekit.errors import EdgekitError, HardwareError, InputError
 from edgekit.importance_data import Data
+from edgekit.probing import Compare, Found, Weigh
 
 if TYPE_CHECKING:
     from edgekit.runtimes.activations import Sums
+
+
+EVERY: Final = 8
+"""Of the calibration's sequences, one in so many is set apart to choose by."""
+CHOSEN_BY: Final = 16_384
+PROBED: Final = 4096
+"""Tokens that candidates, and single tensors' rounding, are measured on at most."""
+
+
+class Apart(msgspec.Struct, frozen=True):
+    """Files for sequences to choose by, which aren't among the others then; and for some of the others to probe with."""
+
+    chosen_by: str
+    probed: str
 
 
 class Cut(msgspec.Struct, tag=True, frozen=True):
@@ -32,6 +47,7 @@ class Cut(msgspec.Struct, tag=True, frozen=True):
     chunk: int
     most: int | None
     tokens: str
+    apart: Apart | None = None
 
 
 class Collect(msgspec.Struct, tag=True, frozen=True):
@@ -43,6 +59,8 @@ class Collect(msgspec.Struct, tag=True, frozen=True):
     chunk: int
     threads: int
     out: str
+    correlations: str | None = None
+    """A folder that columns' correlations go to, too."""
 
 
 class Step(msgspec.Struct, tag=True, frozen=True):
@@ -73,11 +91,12 @@ class Failed(msgspec.Struct, tag=True, frozen=True):
     message: str
 
 
-Request = Cut | Collect
-Said = Step | Counted | Written | Failed
+Request = Cut | Collect | Weigh | Compare
+Answer = Counted | Written | Found
+Said = Step | Answer | Failed
 
 
-def run(request: Request, report: Callable[[int], None] | None = None) -> Counted | Written:
+def run(request: Request, report: Callable[[int], None] | None = None) -> Answer:
     """Do a request in a child; ``report`` hears of tokens read. Raises what the child raised, by class and words."""
     command = [sys.executable, "-P", "-m", "edgekit.importance_worker"]
     env = os.environ | {"GGML_NO_BACKTRACE": "1"}  # else an abort calls a debugger
@@ -110,27 +129,59 @@ def run(request: Request, report: Callable[[int], None] | None = None) -> Counte
 
 
 def _cut(request: Cut) -> Counted:
-    import numpy as np
-
     from edgekit.runtimes.llamacpp import LlamaCppEngine
 
     with closing(LlamaCppEngine(Path(request.artifact), vocab_only=True)) as engine:
         found = importance_data.sequences(request.data, engine, request.chunk, request.most)
-    # Every sequence after its length: what is hashed says where each begins.
-    data = b"".join(np.array([len(one), *one], "<i4").tobytes() for one in found)
-    Path(request.tokens).write_bytes(data)
+        vocabulary = engine.n_vocab
+    if request.apart:
+        found = _parted(request, request.apart, found, vocabulary)
+    data = _keep(found, request.tokens)
     return Counted(sum(map(len, found)), len(found), hashlib.sha256(data).hexdigest())
+
+
+def _parted(request: Cut, apart: Apart, found: list[list[int]], vocabulary: int) -> list[list[int]]:
+    """Set every eighth sequence apart, spread over the data; the last where there are fewer."""
+    if len(found) < 2:
+        raise InputError(
+            "too little to calibrate on: a part is set aside to choose by",
+            path=request.data.path,
+            found=f"{len(found)} chunk of {request.chunk:,} tokens",
+            expected="2 at least; a hundred are usual",
+            next_step="add text or records",
+        )
+    held = set(range(EVERY - 1, len(found), EVERY)) or {len(found) - 1}
+    chosen_by = [found[at] for at in sorted(held)]
+    rest = [one for at, one in enumerate(found) if at not in held]
+    _keep(probing.affordable(chosen_by, 1, CHOSEN_BY), apart.chosen_by)
+    _keep(probing.affordable(rest, vocabulary, PROBED), apart.probed)
+    return rest
+
+
+def _keep(sequences: Sequence[Sequence[int]], path: str) -> bytes:
+    """Every sequence after its length: what is hashed says where each begins."""
+    import numpy as np
+
+    data = b"".join(np.array([len(one), *one], "<i4").tobytes() for one in sequences)
+    Path(path).write_bytes(data)
+    return data
 
 
 def _collect(request: Collect, say: Callable[[Said], None]) -> Written:
     from edgekit.converters.gguf import imatrix
-    from edgekit.runtimes.activations import collect
+    from edgekit.runtimes import activations, correlations
 
     data = Path(request.tokens).read_bytes()
-    sequences = _sequences(data)
-    found = collect(
-        Path(request.artifact), sequences, threads=request.threads, report=lambda count: say(Step(count))
-    )
+    sequences, path = _sequences(data), Path(request.artifact)
+
+    def report(count: int) -> None:
+        say(Step(count))
+
+    if request.correlations:
+        folder = Path(request.correlations)
+        found = correlations.collect(path, sequences, folder, threads=request.threads, report=report)
+    else:
+        found = activations.collect(path, sequences, threads=request.threads, report=report)
     if not found:
         raise InputError("llama.cpp multiplies with none of the model's weights", path=request.artifact)
     tokens = imatrix.Tokens(sum(map(len, sequences)), hashlib.sha256(data).hexdigest())
@@ -168,7 +219,13 @@ def main() -> None:
 
     request = msgspec.json.decode(sys.stdin.buffer.read(), type=Request)
     try:
-        say(_cut(request) if isinstance(request, Cut) else _collect(request, say))
+        if isinstance(request, Cut):
+            say(_cut(request))
+        elif isinstance(request, Collect):
+            say(_collect(request, say))
+        else:
+            sequences = _sequences(Path(request.tokens).read_bytes())
+            say(probing.answer(request, sequences, lambda count: say(Step(count))))
     except EdgekitError as error:
         say(Failed(type(error).__name__, str(error)))
     except MemoryError:

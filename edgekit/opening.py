@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from edgekit.converters.gguf.gguf_source import GgufSource
     from edgekit.converters.gguf.imatrix import ImportanceMatrix
     from edgekit.converters.gguf.plan import Layout, Plan
+    from edgekit.converters.gguf.presets import Override
     from edgekit.converters.lora import Merged
     from edgekit.converters.text_model import TextModel
+    from edgekit.rounding import Rounding
 
 
 ROUNDED = frozenset({"F32", "F16", "BF16", "Q8_0"})
@@ -78,11 +80,18 @@ class Opened:
 
 
 @contextmanager
-def opened(spec: BuildSpec, progress: Progress, *, planning: bool = False) -> Iterator[Opened]:
+def opened(
+    spec: BuildSpec,
+    progress: Progress,
+    *,
+    planning: bool = False,
+    roundings: Mapping[str, Rounding] | None = None,
+) -> Iterator[Opened]:
     """Open and check everything that a build reads; files are closed on the way out.
 
     With ``spec.llama_cpp``, a model that edgekit doesn't convert is merged and converted by llama.cpp's script here.
-    ``planning`` does with what is there, be it config.json alone, and makes no plans.
+    ``planning`` does with what is there, be it config.json alone, and makes no plans. ``roundings`` are for the
+    quantizations of these names.
     """
     from edgekit.converters.adapter import Adapter
     from edgekit.converters.gguf import imatrix, plan, presets
@@ -107,8 +116,30 @@ def opened(spec: BuildSpec, progress: Progress, *, planning: bool = False) -> It
             temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix="edgekit-"))
             words = overlay(spec.base, merged.tokenizer, Path(temporary))
         layout = _layout(spec, base, merged, words, stack, progress, planning)
-        plans = [plan.plan(layout, preset, overrides, matrix, spec.split_size) for preset in chosen]
+        known = roundings or {}
+        plans = [
+            _rounded(spec, layout, known[preset.name], overrides, matrix)
+            if preset.name in known
+            else plan.plan(layout, preset, overrides, matrix, spec.split_size)
+            for preset in chosen
+        ]
         yield Opened(spec, base, adapters, merged, layout, plans, matrix, words)
+
+
+def _rounded(
+    spec: BuildSpec,
+    layout: Layout,
+    how: Rounding,
+    named: Sequence[Override],
+    matrix: ImportanceMatrix | None,
+) -> Plan:
+    """A plan with types of its own; what the build names itself comes first."""
+    from edgekit.converters.gguf import plan, presets
+    from edgekit.trials import overrides
+
+    listed = [presets.Override.parse(f"{pattern}={kind}") for pattern, kind in how.patterns.items()]
+    found = [*named, *overrides(how.types), *listed]
+    return plan.plan(layout, how.preset, found, matrix, spec.split_size, feedback=how.feedback)
 
 
 def _foreseen(folder: Path) -> Foreseen | TextModel | None:

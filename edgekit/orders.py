@@ -29,8 +29,14 @@ def orders(spec: BuildSpec, progress: Progress) -> list[Order]:
 
 def alone(spec: BuildSpec) -> list[BuildSpec]:
     """A spec for each bundle that it makes, in its order."""
-    named = [replace(spec, quantizations=(name,), devices=()) for name in spec.quantizations]
+    named = [_named_alone(spec, name) for name in spec.quantizations]
     return named + [replace(spec, quantizations=(), devices=(device,)) for device in spec.devices]
+
+
+def _named_alone(spec: BuildSpec, name: str) -> BuildSpec:
+    """Without a budget where it is for others."""
+    alone = replace(spec, quantizations=(name,), devices=())
+    return alone if alone.has_auto else replace(alone, budget=None, recipe=None)
 
 
 def check_names(spec: BuildSpec) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from edgekit.budget import AUTO, Budget, parse_bytes
 from edgekit.errors import InputError
 from edgekit.files import MALFORMED, read_bounded, read_json, read_text, real
 
@@ -49,6 +50,12 @@ class BuildSpec:
     force: bool = False
     devices: tuple[Device, ...] = field(default=(), hash=False)
     """One bundle for each, in the quantization that a plan finds for it."""
+    budget: Budget | None = None
+    """What the quantization AUTO may spend."""
+    recipe: Path | None = None
+    """The types that AUTO is to give, found before."""
+    refine: bool = False
+    """Round with error feedback where that loses less on the calibration data."""
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -69,8 +76,30 @@ class BuildSpec:
             raise InputError(
                 "an importance matrix is given twice", found="imatrix and calibration", expected="one of them"
             )
+        self._check_budget()
         if self.threads is not None and self.threads < 1:
             raise InputError("a build needs a thread", found=self.threads, expected="at least 1")
+
+    @property
+    def has_auto(self) -> bool:
+        """Whether a quantization's types are chosen tensor by tensor."""
+        return AUTO in (name.upper() for name in self.quantizations)
+
+    def _check_budget(self) -> None:
+        if self.has_auto and self.budget is None and self.recipe is None:
+            raise InputError(
+                "auto has no budget",
+                next_step="pass --bpw 4.5, --max-size 2.1GB, --max-kld 0.02 or --recipe FILE",
+            )
+        if self.budget is not None and self.recipe is not None:
+            raise InputError("a recipe leaves nothing to choose", found="a budget beside it")
+        if (self.refine or (self.budget and self.has_auto)) and self.calibration is None:
+            raise InputError(
+                f"{'auto' if self.budget else 'refining'} needs data to measure on",
+                found="an importance matrix, which says too little" if self.imatrix else None,
+                expected="text or records like what the model will see",
+                next_step="pass --calibration FILE",
+            )
 
 
 class _AdapterEntry(msgspec.Struct, forbid_unknown_fields=True):
@@ -85,6 +114,16 @@ class _Prompt(msgspec.Struct, forbid_unknown_fields=True):
     schema: str | None = None
 
 
+class _Auto(msgspec.Struct, forbid_unknown_fields=True):
+    bpw: float | None = None
+    max_size: str | None = None
+    max_kld: float | None = None
+
+    def budget(self) -> Budget:
+        size = None if self.max_size is None else parse_bytes(self.max_size)
+        return Budget(self.bpw, size, self.max_kld)
+
+
 class _Project(msgspec.Struct, forbid_unknown_fields=True):
     name: str
     base: str
@@ -94,6 +133,9 @@ class _Project(msgspec.Struct, forbid_unknown_fields=True):
     quantizations: tuple[str, ...] | None = None
     imatrix: str | None = None
     calibration: str | None = None
+    auto: _Auto | None = None
+    recipe: str | None = None
+    refine: bool = False
     llama_cpp: str | None = None
     split_size: str | None = None
     allow_nonfinite: bool = False
@@ -140,6 +182,9 @@ def read_project(
         tensor_types=tuple(f"{pattern}={kind}" for pattern, kind in project.tensor_types.items()),
         imatrix=folder / project.imatrix if project.imatrix else None,
         calibration=folder / project.calibration if project.calibration else None,
+        budget=project.auto.budget() if project.auto else None,
+        recipe=folder / project.recipe if project.recipe else None,
+        refine=project.refine,
         llama_cpp=folder / project.llama_cpp if project.llama_cpp else None,
         split_size=parse_size(project.split_size) if project.split_size else None,
         allow_nonfinite=project.allow_nonfinite,
@@ -210,6 +255,8 @@ quantizations = ["Q4_K_M", "Q8_0"]
 # llama_cpp = "../llama.cpp"     # its converter is run for models that edgekit doesn't convert
 # calibration = "train.jsonl"    # data like what it will see, or edgekit calibrate's file: spends bits where they matter
 # imatrix = "imatrix.gguf"       # or llama-imatrix's file; types of about two bits need one
+# auto = {{ bpw = 4.5 }}           # for the quantization "auto": or max_size = "2.1GB", or max_kld = 0.02
+# refine = true                  # error feedback, where it loses less on the calibration data
 # split_size = "2G"              # several files, none with more of tensors than this
 # licence = "Apache-2.0"         # of the result; it goes into the manifest
 

@@ -48,6 +48,8 @@ class LlamaCppOptions:
     """Flash attention; unset: as llama.cpp decides, which is yes wherever it can."""
     repack: bool | None = None
     """Rearrange weights for faster prompts; unset: yes, unless that means AMX code that doesn't work (see ``_amx``)."""
+    writable: bool = False
+    """Read weights into memory, in the order that they have in the file, instead of mapping it: they can be changed there."""
     on_node: Any = None
     """A ``ggml_backend_sched_eval_callback`` that sees every node of the graph; who passes one keeps it alive."""
 

@@ -60,6 +60,9 @@ class Collector:
         self.callback = _llamalib.load().ggml_backend_sched_eval_callback(self._heard)
         """For ``cb_eval``; lives as long as this."""
 
+    def begin(self) -> None:
+        """Hear that a new graph starts."""
+
     def learn_last(self) -> None:
         """After a whole graph: its last weight is every graph's."""
         if self.last is None and not self.head:
@@ -167,7 +170,18 @@ def collect(
     ``report`` hears how many tokens were just read. ``InputError`` names the weight where activations aren't finite.
     Raises what opening the model raises, and ``RuntimeUnavailableError`` for a llama.cpp with other tensors.
     """
-    collector = Collector(head=head)
+    return read(path, sequences, Collector(head=head), threads=threads, report=report)
+
+
+def read(
+    path: Path,
+    sequences: Sequence[Sequence[int]],
+    collector: Collector,
+    *,
+    threads: int = 0,
+    report: Callable[[int], None] | None = None,
+) -> dict[str, Sums]:
+    """The same with a collector of one's own."""
     longest = max(map(len, sequences))
     with closing(LlamaCppEngine(path, vocab_only=True)) as words:
         batch = min(MOST_BATCH, max(LEAST_BATCH, LOGITS // words.n_vocab))
@@ -178,7 +192,8 @@ def collect(
     with closing(LlamaCppEngine(path, options)) as engine:
         for group in groups(sequences, batch, options.n_seq_max):
             engine.clear()
-            for runs in _calls(group, batch):
+            for runs in calls(group, batch):
+                collector.begin()
                 engine.decode(runs)
                 if collector.failure is not None:
                     raise collector.failure
@@ -200,7 +215,7 @@ def groups(sequences: Sequence[Sequence[int]], tokens: int, most: int) -> Iterat
         yield sequences[start:]
 
 
-def _calls(group: Sequence[Sequence[int]], tokens: int) -> Iterator[list[Run]]:
+def calls(group: Sequence[Sequence[int]], tokens: int) -> Iterator[list[Run]]:
     """A group in one call, or its only sequence in several. All logits are wanted: else the last layer sees few rows."""
     if len(group) > 1:
         yield [Run(seq, one, range(len(one))) for seq, one in enumerate(group)]

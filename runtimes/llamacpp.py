@@ -94,7 +94,9 @@ class LlamaCppEngine:
         params.vocab_only = vocab_only
         offload = -1 if lib.llama_supports_gpu_offload() else 0
         params.n_gpu_layers = offload if options.n_gpu_layers is None else options.n_gpu_layers
-        if options.repack is None:
+        if options.writable:
+            params.load_mode, params.use_extra_bufts, params.n_gpu_layers = lib.LLAMA_LOAD_MODE_NONE, False, 0
+        elif options.repack is None:
             params.use_extra_bufts = not _llamalib.has_amx() or _amx.works()
         else:
             params.use_extra_bufts = options.repack

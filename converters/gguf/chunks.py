@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from edgekit.converters.gguf.family import Mapped, Part
@@ -39,9 +39,17 @@ def windows(todo: Sequence[Chunk]) -> list[Part | None]:
     return ahead
 
 
-def chunks(tensors: Sequence[Mapped], source: TensorSource) -> Iterator[Chunk]:
-    """Cut every tensor into runs of rows, in units that belong together; what holds vectors stays whole."""
+LARGE = 16 * CHUNK_ELEMENTS
+"""Weights in a chunk that is rounded column by column: longer columns, and less work around each."""
+
+
+def chunks(tensors: Sequence[Mapped], source: TensorSource, large: Collection[int] = ()) -> Iterator[Chunk]:
+    """Cut every tensor into runs of rows, in units that belong together; what holds vectors stays whole.
+
+    Those of the tensors at ``large`` are longer.
+    """
     for index, tensor in enumerate(tensors):
+        most = LARGE if index in large else CHUNK_ELEMENTS
         parts = tensor.parts or tuple(Part(name, 0, source.info(name).rows) for name in tensor.sources)
         shapes = [source.info(part.source).shape for part in parts]
         if any(len(shape) < 2 for shape in shapes) or not parts:
@@ -50,7 +58,7 @@ def chunks(tensors: Sequence[Mapped], source: TensorSource) -> Iterator[Chunk]:
         at = 0
         for part in parts:
             columns = part.shape(source.info(part.source))[-1]
-            step = max(1, CHUNK_ELEMENTS // (columns * tensor.unit)) * tensor.unit
+            step = max(1, most // (columns * tensor.unit)) * tensor.unit
             if part.columns:  # all by one thread, which turns them together
                 step = part.stop - part.start
             for start in range(part.start, part.stop, step):

@@ -14,6 +14,7 @@ from gguf import GGMLQuantizationType as Q
 from edgekit.converters.gguf import families, imatrix, measures, presets, tokenizers
 from edgekit.converters.gguf.decoder import interleave
 from edgekit.converters.gguf.family import STRING, U32, Entry, Mapped
+from edgekit.converters.gguf.feedback import Feedback
 from edgekit.converters.gguf.gguf_source import GgufSource
 from edgekit.converters.gguf.imatrix import ImportanceMatrix
 from edgekit.converters.gguf.measures import padded
@@ -32,6 +33,7 @@ class Placed:
     """One tensor of one file: where it comes from, the type it gets, its bytes and its offset in its shard's data.
 
     ``weights`` are an importance matrix's, (experts, columns). What is ``copied`` stays as a GGUF base stores it.
+    ``feedback`` rounds instead of ggml.
     """
 
     mapped: Mapped
@@ -42,6 +44,7 @@ class Placed:
     weights: Float32 | None = None
     shard: int = 0
     copied: bool = False
+    feedback: Feedback | None = None
 
 
 @dataclass(frozen=True)
@@ -201,11 +204,13 @@ def plan(
     split_size: int | None = None,
     *,
     unchecked: bool = False,
+    feedback: Feedback | None = None,
 ) -> Plan:
     """Give each tensor its type and place under a preset; ``matrix`` has to fit the model.
 
     Files hold up to ``split_size`` bytes of tensors, or one tensor that is larger. ``unchecked`` plans, to know their
-    size, also those that can't be written for want of a matrix: ``Plan.lacking`` tells.
+    size, also those that can't be written for want of a matrix: ``Plan.lacking`` tells. ``feedback`` rounds the tensors
+    that it can.
     """
     by_name = {tensor.name: tensor for tensor in layout.tensors}
     if len(by_name) != len(layout.tensors):
@@ -223,7 +228,8 @@ def plan(
             offset = 0
         copied = kinds[name] == layout.stored(mapped) and mapped.source not in layout.changed
         place = Placed(mapped, kinds[name], row, nbytes, offset, weights.get(name), len(full), copied)
-        placed.append(place)
+        fits = feedback is not None and not copied and feedback.factors.fits(name, mapped.shape, kinds[name])
+        placed.append(replace(place, feedback=feedback) if fits else place)
         offset += padded(nbytes)
     if len(full) >= SHARD_LIMIT:
         raise InputError("too many files", found=f"{len(full) + 1:,}", next_step="choose a larger split size")

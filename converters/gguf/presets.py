@@ -9,11 +9,12 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gguf import GGML_QUANT_SIZES, LlamaFileType
 from gguf import GGMLQuantizationType as Q
 
+from edgekit.budget import AUTO
 from edgekit.converters.gguf.mixture import Mixture, Model, Preset, is_quantized
 from edgekit.errors import InputError
 
@@ -62,6 +63,8 @@ PRESETS = {
 }
 _ALIASES = {"Q5_K": "Q5_K_M", "Q4_K": "Q4_K_M", "Q3_K": "Q3_K_M", "MXFP4": "MXFP4_MOE"}
 
+_LADDER = {"Q2_K": 2.6, "Q3_K_M": 3.5, "Q4_K_M": 4.6, "Q5_K_M": 5.5, "Q6_K": 6.6, "Q8_0": 8.5, "F16": 16.0}
+
 FALLBACKS = {
     **dict.fromkeys((Q.IQ1_S, Q.IQ1_M, Q.IQ2_XXS, Q.IQ2_XS, Q.IQ2_S, Q.IQ3_XXS, Q.IQ3_S, Q.IQ4_XS), Q.IQ4_NL),
     **dict.fromkeys((Q.Q2_K, Q.Q3_K, Q.TQ1_0, Q.TQ2_0), Q.Q4_0),
@@ -77,6 +80,8 @@ OVERRIDE_TYPES = {preset.default.name: preset.default for preset in PRESETS.valu
 def preset(name: str) -> Preset:
     """The preset of that name, in any case; ``InputError`` with the nearest names otherwise."""
     wanted = name.upper()
+    if wanted == AUTO:
+        return of_bits(4.5)
     found = PRESETS.get(_ALIASES.get(wanted, wanted))
     if found is None:
         near = difflib.get_close_matches(wanted, PRESETS, n=3, cutoff=0.4)
@@ -86,6 +91,17 @@ def preset(name: str) -> Preset:
             next_step=f"did you mean {' or '.join(near)}?" if near else None,
         )
     return found
+
+
+def of_bits(bits: float) -> Preset:
+    """What a file of so many bits per weight calls itself whose types are chosen one by one: the nearest preset's type."""
+    nearest = min(_LADDER, key=lambda name: abs(_LADDER[name] - bits))
+    return replace(PRESETS[nearest], name=AUTO)
+
+
+def nearest(chosen: Preset) -> str:
+    """The name of the preset with the same file type."""
+    return next(one.name for one in PRESETS.values() if one.file_type == chosen.file_type)
 
 
 @dataclass(frozen=True)

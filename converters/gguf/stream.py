@@ -89,7 +89,7 @@ class _Pass:
         self._stop = threading.Event()
 
     def run(self, threads: int) -> Timing:
-        todo = list(chunks(self.tensors, self.source))
+        todo = list(chunks(self.tensors, self.source, self._rounded()))
         ahead, lead = windows(todo), WINDOW + 2 * threads
         self._chunks, self._ahead = iter(todo), iter(ahead[lead:])
         for window in filter(None, ahead[:lead]):
@@ -106,6 +106,11 @@ class _Pass:
                 future.result()
         self.timing.wall = time.perf_counter() - began
         return self.timing
+
+    def _rounded(self) -> set[int]:
+        """Places of the tensors that are rounded column by column in some file."""
+        every = (enumerate(output.plan.tensors) for output in self.outputs)
+        return {index for places in every for index, placed in places if placed.feedback}
 
     def _take(self) -> Chunk | None:
         with self._lock:
@@ -223,6 +228,10 @@ class _Worker:
     ) -> int:
         if placed.kind in GRIDS and not _is_moderate(rows, placed.weights):
             raise _unsound(placed.mapped, f"{placed.kind.name} never")
+        if placed.feedback and self.finite:
+            packed = placed.feedback.quantize(self.ggml, placed.kind, placed.mapped.name, rows)
+            self.packed[: packed.size] = packed
+            return packed.size
         if placed.weights is None:
             return self.ggml.quantize(placed.kind, rows, self.packed)
         height = placed.mapped.shape[-2] if len(placed.mapped.shape) > 2 else at + len(rows)

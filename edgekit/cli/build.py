@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from edgekit.budget import Budget
     from edgekit.build import Built
     from edgekit.buildcache import Cached
     from edgekit.project import BuildSpec
@@ -47,6 +49,20 @@ Examples:
     "--calibration", type=click.Path(path_type=Path), metavar="FILE",
     help="Text or JSONL records like what the model will see, or edgekit calibrate's file: spends bits where they matter.",
 )  # fmt: skip
+@click.option("--bpw", type=float, metavar="BITS", help="With -q auto: bits per weight, on average.")
+@click.option("--max-size", metavar="SIZE", help="With -q auto: bytes of the model's files, such as 2.1GB.")
+@click.option(
+    "--max-kld", type=float, metavar="NATS", help="With -q auto: mean KL divergence on the calibration data."
+)
+@click.option(
+    "--recipe", type=click.Path(path_type=Path), metavar="FILE",
+    help="With -q auto: the types of recipe.toml, as an earlier build found them.",
+)  # fmt: skip
+@click.option(
+    "--refine",
+    is_flag=True,
+    help="Round with error feedback (GPTQ) where that loses less on the calibration data.",
+)
 @click.option(
     "--with-llama-cpp", "llama_cpp", type=click.Path(path_type=Path), metavar="DIR",
     help="For models that edgekit doesn't convert: a llama.cpp source folder, whose converter is run.",
@@ -98,7 +114,9 @@ def command(
         from edgekit.project import FILE, read_project
 
         names = {"adapters": "adapter", "types": "tensor-type", "split_size": "split-size"}
-        if wrong := [name for name, value in given.items() if value not in (None, ()) and name not in _BOTH]:
+        if wrong := [
+            name for name, value in given.items() if value not in (None, (), False) and name not in _BOTH
+        ]:
             raise click.UsageError(
                 f"--{names.get(wrong[0], wrong[0])} goes with a BASE; a project file has its own"
             )
@@ -135,12 +153,16 @@ def _spec(
     from edgekit.targets import resolve
 
     adapters = tuple(parse_adapter(text) for text in given["adapters"])
+    quants = given["quants"] or (() if targets else DEFAULT_QUANTIZATIONS)
     return BuildSpec(
         base=base,
         out=given["out"] or Path("dist"),
         name=given["name"] or name_of(base, adapters),
         adapters=adapters,
-        quantizations=given["quants"] or (() if targets else DEFAULT_QUANTIZATIONS),
+        quantizations=quants,
+        budget=_budget(given, quants),
+        recipe=given["recipe"],
+        refine=given["refine"],
         version=given["version"] or "0.1.0",
         counter=1 if given["counter"] is None else given["counter"],
         tensor_types=given["types"],
@@ -156,6 +178,20 @@ def _spec(
         threads=threads,
         force=force,
     )
+
+
+def _budget(given: dict[str, Any], quants: Sequence[str]) -> Budget | None:
+    from edgekit.budget import Budget, parse_bytes
+
+    named = [name for name in ("bpw", "max_size", "max_kld", "recipe") if given[name] is not None]
+    if named and "auto" not in (name.lower() for name in quants):
+        raise click.UsageError(f"--{named[0].replace('_', '-')} goes with -q auto")
+    if not named or named == ["recipe"]:
+        return None
+    if "recipe" in named:
+        raise click.UsageError("--recipe leaves nothing to choose: pass it without a budget")
+    size = None if given["max_size"] is None else parse_bytes(given["max_size"])
+    return Budget(given["bpw"], size, given["max_kld"])
 
 
 def _report(built: list[Built], as_json: bool) -> None:

@@ -38,7 +38,7 @@ def collecting(engine: LlamaCppEngine, chunks: Chunks, batch: int, collector: Co
     """The way of ``activations.collect``."""
     for group in groups(chunks, batch, activations.MOST_SEQUENCES):
         engine.clear()
-        for runs in activations._calls(group, batch):
+        for runs in activations.calls(group, batch):
             engine.decode(runs)
             if collector.failure is not None:
                 raise collector.failure

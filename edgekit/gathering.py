@@ -1,0 +1,121 @@
+"""What choosing types and refining begin with: the merged model as F16, an importance matrix, and columns' correlations."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from edgekit import importance_data, importance_worker, proof, room
+from edgekit.correlated import WIDEST, Correlations, nbytes
+from edgekit.importance import MATRIX, Options, check_build, chunk_of, write_model
+from edgekit.importance_worker import Apart, Collect, Counted, Cut, Written
+from edgekit.opening import Opened, opened
+from edgekit.progress import Progress
+from edgekit.project import BuildSpec
+
+if TYPE_CHECKING:
+    from edgekit.converters.gguf.feedback import Factors
+    from edgekit.converters.gguf.imatrix import ImportanceMatrix
+    from edgekit.converters.gguf.plan import Layout
+
+REFERENCE: Final = "F16"
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """The opened build, and the files made of it in ``folder``, which goes when the build is done."""
+
+    inputs: Opened
+    folder: Path
+    matrix: ImportanceMatrix
+    factors: Factors
+    counted: Counted
+    chosen_by: Path
+    """Token sequences that weren't gathered on, to choose by."""
+    probed: Path
+    """Some of those that were."""
+    progress: Progress
+
+    @property
+    def model(self) -> Path:
+        """The merged model as F16; gone after ``forget``."""
+        return self.folder / "reference.gguf"
+
+    @property
+    def threads(self) -> int:
+        """Threads to work with."""
+        return proof.usable_threads(self.inputs.spec)
+
+    def forget(self) -> None:
+        """Remove what is only needed to choose."""
+        self.model.unlink()
+
+
+@contextmanager
+def gathered(spec: BuildSpec, progress: Progress, check: Callable[[Layout], None]) -> Iterator[Gathered]:
+    """Merge to F16 and read the calibration data with it; ``check`` sees the layout before a weight is read."""
+    from edgekit.converters.gguf import imatrix
+    from edgekit.converters.gguf.feedback import Factors
+
+    assert spec.calibration is not None
+    data = importance_data.read(spec.calibration, spec.prompt, spec.system, spec.output_schema)
+    spec.out.mkdir(parents=True, exist_ok=True)
+    plain = replace(
+        spec, quantizations=(REFERENCE,), imatrix=None, calibration=None, tensor_types=(), split_size=None,
+        budget=None, recipe=None, refine=False, devices=(),
+    )  # fmt: skip
+    with (
+        opened(plain, progress) as inputs,
+        tempfile.TemporaryDirectory(prefix=".edgekit-", dir=spec.out) as name,
+    ):
+        folder = Path(name)
+        chunk = chunk_of(inputs, Options())
+        check_build(spec, inputs.layout)
+        check(inputs.layout)
+        for note in inputs.notes:
+            progress.note(note)
+        room.check(spec.out, inputs.plans[0].data_bytes + nbytes(_widths(inputs.layout)))
+        files = {part: folder / f"{part}.bin" for part in ("tokens", "chosen_by", "probed")}
+        counts: list[Counted] = []
+
+        def cut(artifact: Path) -> None:
+            if inputs.layout.vocabulary:
+                proof.prove(inputs, artifact)
+            apart = Apart(str(files["chosen_by"]), str(files["probed"]))
+            found = importance_worker.run(Cut(str(artifact), data, chunk, None, str(files["tokens"]), apart))
+            assert isinstance(found, Counted)
+            counts.append(found)
+
+        model = folder / "reference.gguf"
+        write_model(inputs, model, cut, progress)
+        progress.stage(f"reading {counts[0].tokens:,} tokens", counts[0].tokens)
+        dataset = spec.calibration.name
+        request = Collect(
+            str(model),
+            str(files["tokens"]),
+            dataset,
+            chunk,
+            proof.usable_threads(spec),
+            str(folder / MATRIX),
+            name,
+        )
+        written = importance_worker.run(request, lambda tokens: progress.advance(dataset, tokens))
+        assert isinstance(written, Written)
+        matrix, factors = imatrix.read(folder / MATRIX), Factors(Correlations.open(folder))
+        yield Gathered(
+            inputs, folder, matrix, factors, counts[0], files["chosen_by"], files["probed"], progress
+        )
+
+
+def _widths(layout: Layout) -> list[int]:
+    """Columns of inputs, as many at most as there will be: gate and up share one, as query, key and value do."""
+    return [
+        tensor.shape[-1]
+        for tensor in layout.tensors
+        if len(tensor.shape) == 2 and tensor.shape[-1] <= WIDEST
+        if not tensor.name.endswith(("attn_k.weight", "attn_v.weight", "ffn_up.weight"))
+    ]
