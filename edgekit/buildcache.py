@@ -20,7 +20,7 @@ from edgekit.digests import Digests
 from edgekit.errors import EdgekitError, InputError
 from edgekit.files import share
 from edgekit.importance import is_matrix
-from edgekit.orders import alone, check_names, folder_of
+from edgekit.orders import alone, check, folder_of
 from edgekit.progress import Progress
 from edgekit.project import BuildSpec
 
@@ -53,7 +53,7 @@ def parts(spec: BuildSpec, digests: Digests) -> list[Part]:
             path=spec.llama_cpp,
             next_step="leave out --cache-dir",
         )
-    check_names(spec)
+    check(spec)
     return [Part(one, folder_of(one), key(one, digests)) for one in alone(spec)]
 
 

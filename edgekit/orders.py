@@ -23,7 +23,7 @@ class Order:
 
 def orders(spec: BuildSpec, progress: Progress) -> list[Order]:
     """All that a build is asked for; ``HardwareError`` where a device would get nothing, with what would do."""
-    check_names(spec)
+    check(spec)
     return [*_named(spec), *_planned(spec, progress)]
 
 
@@ -39,14 +39,32 @@ def _named_alone(spec: BuildSpec, name: str) -> BuildSpec:
     return alone if alone.has_auto else replace(alone, budget=None, recipe=None)
 
 
-def check_names(spec: BuildSpec) -> None:
-    """``InputError`` where two bundles would have one name."""
+def check(spec: BuildSpec) -> None:
+    """``InputError`` where two bundles would have one name, and for a budget or data that are missing."""
+    _check_budget(spec)
     folders = [folder_of(one) for one in alone(spec)]
     if twice := [folder for folder in folders if folders.count(folder) > 1]:
         raise InputError(
             "two bundles would have one name",
             path=twice[0],
             expected="each quantization once, and targets that aren't called as one",
+        )
+
+
+def _check_budget(spec: BuildSpec) -> None:
+    if spec.has_auto and spec.budget is None and spec.recipe is None:
+        raise InputError(
+            "auto has no budget",
+            next_step="pass --bpw 4.5, --max-size 2.1GB, --max-kld 0.02 or --recipe FILE",
+        )
+    if spec.has_auto and spec.budget and spec.recipe:
+        raise InputError("a recipe leaves nothing to choose", found=f"beside it {spec.budget.asked}")
+    if (spec.refine or (spec.budget and spec.has_auto)) and spec.calibration is None:
+        raise InputError(
+            f"{'refining' if spec.refine else 'auto'} needs data to measure on",
+            found="an importance matrix, which says too little" if spec.imatrix else None,
+            expected="text or records like what the model will see",
+            next_step="pass --calibration FILE",
         )
 
 

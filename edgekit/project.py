@@ -76,7 +76,6 @@ class BuildSpec:
             raise InputError(
                 "an importance matrix is given twice", found="imatrix and calibration", expected="one of them"
             )
-        self._check_budget()
         if self.threads is not None and self.threads < 1:
             raise InputError("a build needs a thread", found=self.threads, expected="at least 1")
 
@@ -84,22 +83,6 @@ class BuildSpec:
     def has_auto(self) -> bool:
         """Whether a quantization's types are chosen tensor by tensor."""
         return AUTO in (name.upper() for name in self.quantizations)
-
-    def _check_budget(self) -> None:
-        if self.has_auto and self.budget is None and self.recipe is None:
-            raise InputError(
-                "auto has no budget",
-                next_step="pass --bpw 4.5, --max-size 2.1GB, --max-kld 0.02 or --recipe FILE",
-            )
-        if self.budget is not None and self.recipe is not None:
-            raise InputError("a recipe leaves nothing to choose", found="a budget beside it")
-        if (self.refine or (self.budget and self.has_auto)) and self.calibration is None:
-            raise InputError(
-                f"{'auto' if self.budget else 'refining'} needs data to measure on",
-                found="an importance matrix, which says too little" if self.imatrix else None,
-                expected="text or records like what the model will see",
-                next_step="pass --calibration FILE",
-            )
 
 
 class _AdapterEntry(msgspec.Struct, forbid_unknown_fields=True):
