@@ -35,9 +35,9 @@ class Ladder:
             name: (self.fixed[name],) if name in self.fixed else allocate.kinds_for(shape[-1])
             for name, shape in self.shapes.items()
         }
-        least, most = ({name: ones[at] for name, ones in self.kinds.items()} for at in (0, -1))
+        least, self.most = ({name: ones[at] for name, ones in self.kinds.items()} for at in (0, -1))
         self._least = self.plan(least)
-        self.floor, self.ceiling = self._least.data_bytes, self.plan(most).data_bytes
+        self.floor, self.ceiling = self._least.data_bytes, self.plan(self.most).data_bytes
         """Bytes of all tensors in their smallest types, and in F16."""
         self._weights = sum(math.prod(tensor.shape) for tensor in layout.tensors)
 
