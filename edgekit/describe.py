@@ -65,6 +65,7 @@ def describe_bundle(path: Path) -> dict[str, Any]:
         "prompt": manifest.prompt,
         "output_schema": manifest.output_schema,
         "confidence": _confidence(bundle),
+        "allocation": _allocation(bundle),
         "artifact": describe_gguf(bundle.artifact),
     }
 
@@ -74,6 +75,12 @@ def _confidence(bundle: Bundle) -> dict[str, Any] | None:
     load_confidence(bundle)
     figures = bundle.manifest.confidence
     return None if figures is None else dict(msgspec.to_builtins(figures))
+
+
+def _allocation(bundle: Bundle) -> dict[str, Any] | None:
+    """How a budget of bits was spent, if the types were chosen."""
+    found = bundle.manifest.allocation
+    return None if found is None else dict(msgspec.to_builtins(found))
 
 
 def describe_gguf(path: Path) -> dict[str, Any]:
@@ -90,6 +97,7 @@ def describe_gguf(path: Path) -> dict[str, Any]:
         "bytes_by_type": dict(by_type.most_common()),
         "keys": {key: _shown(value) for key, value in parts[0][1].keys.items()},
         "bits_per_weight": round(_bits(tensors), 2),
+        "types": {tensor.name: tensor.kind for tensor in tensors if len(tensor.dimensions) > 1},
     }
 
 

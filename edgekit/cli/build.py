@@ -25,6 +25,7 @@ Examples:
   edgekit build BASE --adapter LORA --target laptop-8gb --target my-board.toml
   edgekit build model-f16.gguf --quant Q4_K_M
   edgekit build BASE --adapter LORA --quant Q3_K_M --calibration train.jsonl --prompt prompt.txt
+  edgekit build BASE --adapter LORA --quant auto --bpw 4.5 --calibration train.jsonl --prompt prompt.txt
   edgekit build BASE --adapter A:0.7 --adapter B:0.3 --prompt prompt.txt --schema schema.json
 """
 
@@ -195,12 +196,17 @@ def _budget(given: dict[str, Any], quants: Sequence[str]) -> Budget | None:
 
 
 def _report(built: list[Built], as_json: bool) -> None:
+    from edgekit.cli import allocation
     from edgekit.cli.output import print_json, table
 
     if as_json:
         print_json([_as_json(one) for one in built])
         return
     table(["bundle", "quantization", "artifact", "memory"], [_row(one) for one in built])
+    for one in built:
+        if one.manifest.allocation and one.manifest.quantization == "AUTO":
+            click.echo()
+            allocation.show(one.manifest.allocation.types)
     timing = built[0].timing
     took = f"merged and quantized in {timing.wall:.1f} s; " if timing else ""
     click.echo(f"\n{took}try: edgekit run {built[0].folder} -p 'Hello'")

@@ -10,7 +10,7 @@ import click
 EPILOG = """\b
 Examples:
   edgekit inspect ./lora --base ./llama-3.2-1b     lint an adapter before a build
-  edgekit inspect dist/restaurant-q4_k_m
+  edgekit inspect dist/restaurant-q4_k_m --types
   edgekit inspect model.gguf --json
 """
 
@@ -18,8 +18,9 @@ Examples:
 @click.command("inspect", epilog=EPILOG)
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--base", type=click.Path(path_type=Path), help="For an adapter: the base to check it against.")
+@click.option("--types", "draw", is_flag=True, help="Draw the type of every weight, by layer.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
-def command(path: Path, base: Path | None, as_json: bool) -> None:
+def command(path: Path, base: Path | None, draw: bool, as_json: bool) -> None:
     """Show what is inside PATH: a checkpoint, an adapter, a GGUF file or a bundle.
 
     For an adapter with --base this is the lint: exit code 1 says that it would not merge.
@@ -36,10 +37,14 @@ def command(path: Path, base: Path | None, as_json: bool) -> None:
     else:
         look = {"bundle": describe.describe_bundle, "gguf": describe.describe_gguf}
         found = look.get(kind, describe.describe_checkpoint)(path)
+    if draw and kind not in {"bundle", "gguf"}:
+        raise click.UsageError(f"--types goes with a bundle or a GGUF file; {path} is a {kind}")
     if as_json:
         print_json(found)
     else:
         {"bundle": _bundle, "gguf": _gguf, "adapter": show_adapter, "checkpoint": _checkpoint}[kind](found)
+    if not as_json:
+        _drawn(found, draw)
     if kind == "adapter" and found["problems"]:
         raise AdapterError(
             "the adapter would not merge", path=path, found=f"{len(found['problems'])} problem(s)"
@@ -68,6 +73,7 @@ def _bundle(found: dict[str, Any]) -> None:
         ("prompt", found["prompt"]),
         ("output fields", ", ".join(map(str, _fields(found["output_schema"])))),
         ("confidence", _calibration(found["confidence"])),
+        ("allocation", _spent(found["allocation"])),
         ("built with", ", ".join(f"{name} {version}" for name, version in found["tools"].items())),
     ]
     _facts(rows)
@@ -88,6 +94,26 @@ def _calibration(found: dict[str, Any] | None) -> str:
         f"calibrated on {found['records']} records: calibration error {overall['mass_before']:.3f} before, "
         f"{overall['mass_after']:.3f} after; {1 - overall['accuracy']:.1%} of records wrong{risks}"
     )
+
+
+def _spent(found: dict[str, Any] | None) -> str | None:
+    if found is None:
+        return None
+    kept = next((one for one in found["candidates"] if one["kept"]), None)
+    loss = f", KL divergence {kept['kld']:.3g} on {found['tokens']:,} tokens set apart" if kept else ""
+    return (
+        f"{found['asked']}: {found['bits']:.2f} bits per quantized weight, rounding {found['rounding']}{loss}"
+    )
+
+
+def _drawn(found: dict[str, Any], asked: bool) -> None:
+    from edgekit.cli import allocation
+
+    artifact = found.get("artifact", found)
+    chosen = found.get("allocation")
+    if asked or chosen:
+        click.echo()
+        allocation.show(chosen["types"] if chosen else artifact["types"])
 
 
 def _fields(schema: Any) -> list[str]:

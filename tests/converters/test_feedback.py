@@ -29,7 +29,8 @@ def inputs(columns: int, rows: int = 2000, seed: int = 0) -> Float32:
 
 def correlated(given: Float32) -> Float32:
     """Mean products of columns."""
-    return (given.T @ given / len(given)).astype(np.float32)
+    found: Float32 = (given.T @ given / len(given)).astype(np.float32)
+    return found
 
 
 def weights(rows: int, columns: int) -> Float32:
