@@ -23,8 +23,9 @@ def inputs(columns: int, rows: int = 2000, seed: int = 0) -> Float32:
     """Correlated columns of unlike sizes."""
     rng = np.random.default_rng(seed)
     mixed = rng.normal(size=(rows, columns // 4)) @ rng.normal(size=(columns // 4, columns))
-    found = (mixed + rng.normal(size=(rows, columns))) * np.exp(rng.normal(size=columns) * 0.5)
-    return found.astype(np.float32)
+    noisy = (mixed + rng.normal(size=(rows, columns))) * np.exp(rng.normal(size=columns) * 0.5)
+    found: Float32 = noisy.astype(np.float32)
+    return found
 
 
 def correlated(given: Float32) -> Float32:
