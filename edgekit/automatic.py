@@ -99,8 +99,8 @@ class _Chooser:
         roundings = {}
         for name in dict.fromkeys(presets.preset(one).name for one in self.spec.quantizations):
             if name != AUTO:
-                if self.spec.refine:
-                    roundings[name] = self._refined(presets.PRESETS[name])
+                if self.spec.refine and (refined := self._refined(presets.PRESETS[name])):
+                    roundings[name] = refined
             elif self.recipe is not None:
                 listed = _listed(self.recipe)
                 strength = self.recipe.strength if self.recipe.rounding == "feedback" else 0.0
@@ -109,8 +109,8 @@ class _Chooser:
                 roundings[name] = self._automatic()
         return roundings
 
-    def _refined(self, preset: Preset) -> Rounding:
-        """A preset's own types, rounded in the way that loses least."""
+    def _refined(self, preset: Preset) -> Rounding | None:
+        """A preset's own types, rounded in the way that loses least; None where there is but one way."""
         fixed = self.ladder.fixed
         plans = {
             label: self.trials.plan(fixed, strength, preset)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from edgekit import importance_data, importance_worker, proof, room
 from edgekit.correlated import WIDEST, Correlations, nbytes
 from edgekit.importance import MATRIX, Options, check_build, chunk_of, write_model
+from edgekit.importance_data import Data
 from edgekit.importance_worker import Apart, Collect, Counted, Cut, Written
 from edgekit.opening import Opened, opened
 from edgekit.progress import Progress
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from edgekit.converters.gguf.plan import Layout
 
 REFERENCE: Final = "F16"
+MODEL: Final = "reference.gguf"
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Gathered:
     @property
     def model(self) -> Path:
         """The merged model as F16; gone after ``forget``."""
-        return self.folder / "reference.gguf"
+        return self.folder / MODEL
 
     @property
     def threads(self) -> int:
@@ -58,9 +60,6 @@ class Gathered:
 @contextmanager
 def gathered(spec: BuildSpec, progress: Progress, check: Callable[[Layout], None]) -> Iterator[Gathered]:
     """Merge to F16 and read the calibration data with it; ``check`` sees the layout before a weight is read."""
-    from edgekit.converters.gguf import imatrix
-    from edgekit.converters.gguf.feedback import Factors
-
     assert spec.calibration is not None
     data = importance_data.read(spec.calibration, spec.prompt, spec.system, spec.output_schema)
     spec.out.mkdir(parents=True, exist_ok=True)
@@ -68,47 +67,43 @@ def gathered(spec: BuildSpec, progress: Progress, check: Callable[[Layout], None
         spec, quantizations=(REFERENCE,), imatrix=None, calibration=None, tensor_types=(), split_size=None,
         budget=None, recipe=None, refine=False, devices=(),
     )  # fmt: skip
-    with (
-        opened(plain, progress) as inputs,
-        tempfile.TemporaryDirectory(prefix=".edgekit-", dir=spec.out) as name,
-    ):
-        folder = Path(name)
+    with opened(plain, progress) as inputs:
         chunk = chunk_of(inputs, Options())
         check_build(spec, inputs.layout)
         check(inputs.layout)
         for note in inputs.notes:
             progress.note(note)
         room.check(spec.out, inputs.plans[0].data_bytes + nbytes(_widths(inputs.layout)))
-        files = {part: folder / f"{part}.bin" for part in ("tokens", "chosen_by", "probed")}
-        counts: list[Counted] = []
+        with tempfile.TemporaryDirectory(prefix=".edgekit-", dir=spec.out) as name:
+            yield _read(inputs, data, chunk, Path(name), progress)
 
-        def cut(artifact: Path) -> None:
-            if inputs.layout.vocabulary:
-                proof.prove(inputs, artifact)
-            apart = Apart(str(files["chosen_by"]), str(files["probed"]))
-            found = importance_worker.run(Cut(str(artifact), data, chunk, None, str(files["tokens"]), apart))
-            assert isinstance(found, Counted)
-            counts.append(found)
 
-        model = folder / "reference.gguf"
-        write_model(inputs, model, cut, progress)
-        progress.stage(f"reading {counts[0].tokens:,} tokens", counts[0].tokens)
-        dataset = spec.calibration.name
-        request = Collect(
-            str(model),
-            str(files["tokens"]),
-            dataset,
-            chunk,
-            proof.usable_threads(spec),
-            str(folder / MATRIX),
-            name,
-        )
-        written = importance_worker.run(request, lambda tokens: progress.advance(dataset, tokens))
-        assert isinstance(written, Written)
-        matrix, factors = imatrix.read(folder / MATRIX), Factors(Correlations.open(folder))
-        yield Gathered(
-            inputs, folder, matrix, factors, counts[0], files["chosen_by"], files["probed"], progress
-        )
+def _read(inputs: Opened, data: Data, chunk: int, folder: Path, progress: Progress) -> Gathered:
+    """Write the model, cut the data into tokens once its header stands, and let it read them."""
+    from edgekit.converters.gguf import imatrix
+    from edgekit.converters.gguf.feedback import Factors
+
+    files = {part: folder / f"{part}.bin" for part in ("tokens", "chosen_by", "probed")}
+    counts: list[Counted] = []
+
+    def cut(artifact: Path) -> None:
+        if inputs.layout.vocabulary:
+            proof.prove(inputs, artifact)
+        apart = Apart(str(files["chosen_by"]), str(files["probed"]))
+        found = importance_worker.run(Cut(str(artifact), data, chunk, None, str(files["tokens"]), apart))
+        assert isinstance(found, Counted)
+        counts.append(found)
+
+    model, matrix, name = folder / MODEL, folder / MATRIX, Path(data.path).name
+    write_model(inputs, model, cut, progress)
+    progress.stage(f"reading {counts[0].tokens:,} tokens", counts[0].tokens)
+    threads, tokens = proof.usable_threads(inputs.spec), str(files["tokens"])
+    request = Collect(str(model), tokens, name, chunk, threads, str(matrix), str(folder))
+    written = importance_worker.run(request, lambda count: progress.advance(name, count))
+    assert isinstance(written, Written)
+    factors = Factors(Correlations.open(folder))
+    held = files["chosen_by"], files["probed"]
+    return Gathered(inputs, folder, imatrix.read(matrix), factors, counts[0], *held, progress)
 
 
 def _widths(layout: Layout) -> list[int]:

@@ -29,7 +29,7 @@ RECORDS, PASSAGES, PASSAGE = 1500, 230, 2000
 CHUNKS, TESTED = 60, 500
 TRAINED_FOR = {"TQ1_0", "TQ2_0", "Q1_0"}
 WAYS: Final = {"plain": "rounded", "matrix": "with a matrix", "refined": "refined"}
-SIZES: Final = ("Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K")
+SIZES: Final = ("Q4_K_M", "Q3_K_M", "Q2_K")
 """Presets at whose bytes auto is built; Q4_K_M also at 10 % less."""
 
 
@@ -100,7 +100,7 @@ def make(base: BuildSpec, calibrated: Path, presets: Sequence[str]) -> dict[str,
         one = replace(base, quantizations=(name,))
         need(f"{name} plain", one)
         need(f"{name} matrix", replace(one, name="matrix", imatrix=matrix))
-        need(f"{name} refined", replace(one, name="refined", calibration=calibrated, refine=True))
+    found |= refined(base, calibrated, presets)
     for name in SIZES:
         if (reference := found.get(f"{name} matrix")) is None:
             continue
@@ -109,6 +109,17 @@ def make(base: BuildSpec, calibrated: Path, presets: Sequence[str]) -> dict[str,
             auto = replace(base, quantizations=(AUTO,), name=f"{name.lower()}{label}", calibration=calibrated)
             need(f"auto {name}{label}", replace(auto, budget=Budget(max_size=most)))
     return found
+
+
+def refined(base: BuildSpec, calibrated: Path, presets: Sequence[str]) -> dict[str, Path]:
+    """All that aren't there yet in one build, which reads the data once."""
+    folders = {name: base.out / f"refined-{name.lower()}" for name in presets}
+    if missing := tuple(name for name in presets if not (folders[name] / "manifest.json").exists()):
+        print(f"building {', '.join(missing)} refined", file=sys.stderr, flush=True)
+        build(
+            replace(base, name="refined", quantizations=missing, calibration=calibrated, refine=True), Said()
+        )
+    return {f"{name} refined": folder for name, folder in folders.items()}
 
 
 def measured(data: Path, out: Path, found: dict[str, Path]) -> dict[str, Row]:
