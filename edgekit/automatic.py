@@ -116,6 +116,8 @@ class _Chooser:
             label: self.trials.plan(fixed, strength, preset)
             for label, strength in _labels(preset.name).items()
         }
+        if not any(placed.feedback for placed in next(iter(plans.values())).tensors):
+            return None
         klds = self.trials.measure(plans)
         best = min(klds, key=klds.__getitem__)
         types = {
