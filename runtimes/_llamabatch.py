@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -70,12 +70,15 @@ class Plan:
         self.token: list[int] = []
         self.pos: list[int] = []
         self.seq: list[int] = []
+        self.starts: list[int] = []
+        """Where each run begins."""
         results: list[int] = []  # entry of each wanted position, in the order asked
         self.lengths: dict[int, int] = {}
         """What each touched sequence holds afterwards."""
         for run in runs:
             start, count = self._reserve(run, lengths, n_ctx)
             at = len(self.token)
+            self.starts.append(at)
             self.token += run.tokens
             self.pos += range(start, start + count)
             self.seq += [run.seq] * count
@@ -105,17 +108,19 @@ class Plan:
         self.lengths[run.seq] = start + count
         return start, count
 
-    def spans(self, size: int, outputs: int) -> list[tuple[int, int]]:
-        """Cut points so that no call has more than ``size`` tokens or ``outputs`` wanted positions."""
+    def spans(self, size: int, outputs: int, apart: bool = False) -> list[tuple[int, int]]:
+        """Cut points so that no call has more than ``size`` tokens or ``outputs`` wanted positions; or than one run."""
         total = len(self.token)
-        if total <= size and len(self.entries) <= outputs:
+        apart = apart and len(self.starts) > 1
+        if total <= size and len(self.entries) <= outputs and not apart:
             return [(0, total)] if total else []
         spans: list[tuple[int, int]] = []
         start = before = 0
         while start < total:
             # The position that would be one too many is where the next call begins.
             room = self.entries[before + outputs] if before + outputs < len(self.entries) else total
-            stop = min(start + size, room, total)
+            run = bisect_right(self.starts, start) if apart else len(self.starts)
+            stop = min(start + size, room, self.starts[run] if run < len(self.starts) else total)
             spans.append((start, stop))
             start = stop
             before = bisect_left(self.entries, start)

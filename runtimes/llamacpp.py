@@ -100,6 +100,7 @@ class LlamaCppEngine:
             params.use_extra_bufts = not _llamalib.has_amx() or _amx.works()
         else:
             params.use_extra_bufts = options.repack
+        self._rearranged = bool(params.use_extra_bufts)
         _llamalib.clear_log()
         self._model = model = lib.llama_model_load_from_file(os.fsencode(self._path), params)
         if not model:
@@ -139,6 +140,12 @@ class LlamaCppEngine:
         self._threads = ThreadPool(self._context, max(params.n_threads, params.n_threads_batch))
         self.n_kv = lib.llama_n_ctx(self._context)
         self._memory = lib.llama_get_memory(self._context)
+        # Some layers of such models remember one state of a sequence, not every token.
+        self._stateful = bool(
+            lib.llama_model_is_hybrid(self._model) or lib.llama_model_is_recurrent(self._model)
+        )
+        # llama.cpp's AMX code multiplies with the first sequence only where a state makes each a matrix of its own.
+        self._apart = self._stateful and self._rearranged and _llamalib.has_amx()
         self._lengths = [0] * self.n_seq_max
         self._batch = LlamaBatch(lib, lib.llama_n_batch(self._context))
         self._llama_decode = lib.llama_decode
@@ -180,7 +187,7 @@ class LlamaCppEngine:
         return self._rows_at(self._logits_address(self._context, 0), 1)
 
     def _decode_plan(self, plan: Plan) -> Logits:
-        spans = plan.spans(self._batch.size, self._n_outputs)
+        spans = plan.spans(self._batch.size, self._n_outputs, self._apart)
         parts: list[Logits] = []
         for start, stop in spans:
             wanted = plan.entries
@@ -245,7 +252,7 @@ class LlamaCppEngine:
         if src == dst:
             self.drop(dst, length)
             return
-        if 0 < length < self._lengths[src] and self._keeps_a_state():
+        if 0 < length < self._lengths[src] and self._stateful:
             raise UnsupportedModelError(
                 "this model's cache can't share a part of a sequence", path=self._path
             )
@@ -253,11 +260,6 @@ class LlamaCppEngine:
         if length:
             self._lib.llama_memory_seq_cp(self._memory, src, dst, 0, length)
         self._lengths[dst] = length
-
-    def _keeps_a_state(self) -> bool:
-        """Whether some of the model's layers remember one state of a sequence, not every token."""
-        lib = self._lib
-        return bool(lib.llama_model_is_hybrid(self._model) or lib.llama_model_is_recurrent(self._model))
 
     def drop(self, seq: int, start: int = 0) -> None:
         """Forget a sequence from position ``start`` on; this also repairs it after an interrupted call."""
