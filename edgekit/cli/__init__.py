@@ -32,6 +32,7 @@ COMMANDS = {
     "matrix": "Print a project's builds as a CI system's matrix, with the keys of their caches.",
     "bench": "Measure a bundle's speed and memory here, beside what was predicted.",
     "eval": "Measure what quantization cost: perplexity, KL divergence, task F1, flips; and gate on it.",
+    "report": "Set bundles beside each other on one page, or as a summary for CI.",
     "models": "List the models that are converted, and how each was checked.",
     "demo": "Build the restaurant example and measure base against merged.",
 }

@@ -1,0 +1,1 @@
+"""``edgekit report``: bundles beside each other, on one page that needs nothing else, or as a summary for CI."""
