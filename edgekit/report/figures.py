@@ -68,10 +68,12 @@ def pareto(entries: Sequence[Entry], metric: str) -> str | None:
         xs, ys = [one.size / 1e6 for one, _ in points], [value for _, value in points]
         if metric == "kld":
             axes.set_yscale("log")
+            axes.yaxis.set_major_formatter("{x:.4g}")
+            axes.yaxis.set_minor_formatter("")
         front = _front(list(zip(xs, ys, strict=True)), low=metric == "kld")
         axes.plot(*zip(*front, strict=True), color=_SERIES[0], alpha=0.45, linewidth=1.5, zorder=1)
         _scatter(figure, axes, xs, ys, speeds)
-        axes.margins(0.12, 0.16)
+        axes.margins(0.16, 0.16)
         axes.set_xlabel("size, MB")
         axes.set_ylabel("mean KL divergence, nats" if metric == "kld" else "F1 of all fields")
         _labels(figure, axes, xs, ys, [one.label for one, _ in points])
@@ -110,7 +112,7 @@ def _labels(figure: Any, axes: Axes, xs: Sequence[float], ys: Sequence[float], n
                 shown, (x, y), (dx, dy), textcoords="offset points", ha=align, va="center", fontsize=9
             )
             box = note.get_window_extent(renderer)
-            fits = axes.bbox.x0 - 40 <= box.x0 and box.x1 <= axes.bbox.x1 + 60
+            fits = axes.bbox.x0 + 3 <= box.x0 and box.x1 <= axes.bbox.x1 + 20
             if fits and not any(box.overlaps(other) for other in taken):
                 taken.append(box)
                 break
