@@ -13,6 +13,8 @@ import msgspec
 
 from edgekit.errors import InputError
 from edgekit.files import MALFORMED, read_bounded, read_json, read_text, real
+from edgekit.targets import split_gates
+from edgekit.trial import Trial
 
 if TYPE_CHECKING:
     from edgekit.profiles.devices import Device
@@ -49,6 +51,10 @@ class BuildSpec:
     force: bool = False
     devices: tuple[Device, ...] = field(default=(), hash=False)
     """One bundle for each, in the quantization that a plan finds for it."""
+    trial: Trial = field(default_factory=Trial)
+    """What the bundles are measured on, and must pass to be published."""
+    intended_use: str | None = None
+    """What the result is meant for, in the words of who publishes it."""
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -85,6 +91,14 @@ class _Prompt(msgspec.Struct, forbid_unknown_fields=True):
     schema: str | None = None
 
 
+class _Evaluation(msgspec.Struct, forbid_unknown_fields=True):
+    task: str | None = None
+    text: str | None = None
+    gates: tuple[str, ...] = ()
+    chunks: int | None = None
+    ctx: int | None = None
+
+
 class _Project(msgspec.Struct, forbid_unknown_fields=True):
     name: str
     base: str
@@ -98,8 +112,10 @@ class _Project(msgspec.Struct, forbid_unknown_fields=True):
     split_size: str | None = None
     allow_nonfinite: bool = False
     licence: str | None = None
+    intended_use: str | None = None
     adapters: list[_AdapterEntry] = []
     prompt: _Prompt = msgspec.field(default_factory=_Prompt)
+    evaluation: _Evaluation = msgspec.field(default_factory=_Evaluation)
     tensor_types: dict[str, str] = {}
     targets: dict[str, dict[str, Any]] = {}
 
@@ -121,7 +137,8 @@ def read_project(
             next_step="edgekit init shows every key",
         ) from error
     folder, prompt = path.parent, project.prompt
-    devices = _devices(path, project, targets)
+    tables, gates = split_gates(project.targets, path)
+    devices = _devices(path, tables, targets)
     wanted = () if targets else project.quantizations
     if wanted is None:
         wanted = () if devices else DEFAULT_QUANTIZATIONS
@@ -150,15 +167,30 @@ def read_project(
         threads=threads,
         force=force,
         devices=devices,
+        trial=_trial(folder, project.evaluation, gates),
+        intended_use=project.intended_use,
     )
 
 
-def _devices(path: Path, project: _Project, targets: Sequence[str]) -> tuple[Device, ...]:
-    if not (targets or project.targets):
+def _trial(folder: Path, its: _Evaluation, gates: Mapping[str, tuple[str, ...]]) -> Trial:
+    return Trial(
+        task=folder / its.task if its.task else None,
+        text=folder / its.text if its.text else None,
+        gates=its.gates,
+        target_gates=tuple(gates.items()),
+        chunks=its.chunks,
+        ctx=its.ctx,
+    )
+
+
+def _devices(
+    path: Path, tables: Mapping[str, Mapping[str, Any]], targets: Sequence[str]
+) -> tuple[Device, ...]:
+    if not (targets or tables):
         return ()
     from edgekit.targets import resolve
 
-    return tuple(resolve(targets, project.targets, path))
+    return tuple(resolve(targets, tables, path))
 
 
 def name_of(base: Path, adapters: Sequence[tuple[Path, float]]) -> str:
@@ -212,6 +244,7 @@ quantizations = ["Q4_K_M", "Q8_0"]
 # imatrix = "imatrix.gguf"       # or llama-imatrix's file; types of about two bits need one
 # split_size = "2G"              # several files, none with more of tensors than this
 # licence = "Apache-2.0"         # of the result; it goes into the manifest
+# intended_use = "…"             # what it is meant for; it goes into the model card
 
 [[adapters]]                     # repeat for several; leave out to package the base alone
 path = {adapter}
@@ -223,8 +256,14 @@ weight = 1.0
 # system = "You answer with JSON."
 # schema = "schema.json"                           # JSON Schema that answers must satisfy
 
+# [evaluation]                   # measured before a bundle is published; one that fails a gate is not
+# task = "labelled.jsonl"        # labelled records that training has not seen
+# text = "text.txt"              # plain text, for perplexity and KL divergence
+# gates = ["f1_drop <= 0.01", "kld <= 0.02"]
+
 # [targets.laptop-8gb]           # a bundle for this device; edgekit targets lists them
 # context = 2048                 # what is different from its profile; may be empty
+# gates = ["decode_tps >= 10"]   # for this bundle only
 
 # [tensor_types]                 # override the preset: regex on GGUF tensor names = type
 # "ffn_down" = "q8_0"

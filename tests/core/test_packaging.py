@@ -32,6 +32,7 @@ MAY_IMPORT_ROOMS = {
     "importance.py",
     "importance_data.py",
     "importance_worker.py",
+    "judging.py",
     "opening.py",
     "plan.py",
     "orders.py",
