@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgekit import bundle, golden, judging, measuring, proof, room, worker
+from edgekit import bundle, golden, judging, measuring, proof, room, smallest, worker
 from edgekit.atomic import check_free
 from edgekit.files import share
 from edgekit.importance import calibrated
@@ -47,21 +47,24 @@ class Built:
         return sum(file.size for file in self.manifest.files if file.path.endswith(".gguf"))
 
 
-def build(spec: BuildSpec, progress: Progress | None = None) -> list[Built]:
+def build(spec: BuildSpec, progress: Progress | None = None, judge: Judge | None = None) -> list[Built]:
     """Build and publish one bundle per quantization and device, in one pass over the model; or none, on any error.
 
     Raises the errors of ``edgekit.errors``; what was there before is kept unless ``spec.force``. A bundle that fails a
-    gate isn't published, and is no error here: ``edgekit.judging.require`` makes it one.
+    gate isn't published, and is no error here: ``edgekit.judging.require`` makes it one. ``judge``: of a larger build.
     """
     progress = Once(progress or Progress())  # calibrating opens the same inputs before
     _check_schema(spec)
+    if smallest.asked(spec):
+        return smallest.build(spec, progress)
     wanted = orders(spec, progress)
     for order in wanted:
         check_free(order.folder, force=spec.force)
     types = tuple(dict.fromkeys(order.quantization for order in wanted))
-    measuring.check(spec)
-    with calibrated(replace(spec, quantizations=types), progress) as ready, judging.judge(spec) as judge:
-        return made(ready, wanted, judge, progress)
+    if judge is None:
+        measuring.check(spec)
+    with calibrated(replace(spec, quantizations=types), progress) as ready, judging.judge(spec, judge) as its:
+        return made(ready, wanted, its, progress)
 
 
 def made(spec: BuildSpec, wanted: Sequence[Order], judge: Judge, progress: Progress) -> list[Built]:

@@ -11,6 +11,7 @@ from edgekit.errors import BundleError
 from edgekit.evaluation.figures import TaskFigures
 from edgekit.evaluation.running import Speed
 from edgekit.evaluation.text import TextFigures
+from edgekit.gates import parse, shown
 
 
 class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -56,6 +57,15 @@ class Evidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     gates: list[Judged] = []
     ladder: list[Rung] = []
     """Smallest first; only of a bundle that is the smallest that passes."""
+
+
+def explained(one: Judged) -> str:
+    """A gate as it was written, what was measured, and what of it was held against the bar."""
+    if one.measured is None:
+        return f"{one.gate}, not measured"
+    metric = parse(one.gate).metric
+    value = f"{one.gate}, measured {shown(metric, one.measured)}"
+    return value if one.held is None else f"{value}, at worst {shown(metric, one.held)} (95 %)"
 
 
 def of(manifest: Manifest) -> Evidence | None:

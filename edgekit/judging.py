@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from edgekit import bundle, card, evidence, measuring
-from edgekit import gates as bars
 from edgekit.atomic import atomic_file, atomic_folder
-from edgekit.evidence import Rung
-from edgekit.gates import Verdict
+from edgekit.errors import GateError
+from edgekit.evidence import Evidence, Rung
 from edgekit.measuring import REFERENCE, Found
 from edgekit.orders import Order
 from edgekit.progress import Progress
@@ -74,6 +73,7 @@ class Judge:
         place = failed_place(final)
         try:
             with atomic_folder(final, force=force) as folder:
+                self.withheld.discard(folder)  # of an earlier one of that name
                 yield folder
                 if folder in self.withheld:
                     if not self.strict:
@@ -121,8 +121,11 @@ class Judge:
 
 
 @contextmanager
-def judge(spec: BuildSpec) -> Iterator[Judge]:
-    """For one build; its reference, where one is needed, lies beside the bundles until the end."""
+def judge(spec: BuildSpec, known: Judge | None = None) -> Iterator[Judge]:
+    """For one build; its reference, where one is needed, lies beside the bundles until the end. ``known``: that of a larger one."""
+    if known is not None:
+        yield known
+        return
     if not spec.trial.refers:
         yield Judge(spec.trial, None)
         return
@@ -133,14 +136,23 @@ def judge(spec: BuildSpec) -> Iterator[Judge]:
 
 def require(built: Iterable[Built]) -> None:
     """``GateError`` that names every gate that failed, by bundle; nothing where all were published."""
-    failed = [one for one in built if not one.published]
-    bars.require({one.folder.name: verdicts(one.manifest) for one in failed})
+    failed = [
+        f"{_called(one, found)}: {evidence.explained(its)}"
+        for one in built
+        if not one.published and (found := evidence.of(one.manifest))
+        for its in found.gates
+        if not its.passed
+    ]
+    if failed:
+        count = "1 gate" if len(failed) == 1 else f"{len(failed)} gates"
+        raise GateError(f"{count} failed", found="; ".join(failed))
 
 
-def verdicts(manifest: bundle.Manifest) -> list[Verdict]:
-    """What a bundle's evidence says of its gates."""
-    found = evidence.of(manifest)
-    return [Verdict(bars.parse(one.gate), one.measured, one.passed) for one in found.gates] if found else []
+def _called(built: Built, found: Evidence) -> str:
+    name = built.folder.name
+    if not found.ladder:
+        return name
+    return f"{name}: nothing passes, {built.manifest.quantization} came nearest of {len(found.ladder)}"
 
 
 def failed_place(final: Path) -> Path:

@@ -115,7 +115,7 @@ def _rows(
     from edgekit.evaluation import subjects
 
     trial = spec.trial
-    names, folders = [order.folder.name for order, _ in those], [folder for _, folder in those]
+    names, folders = [order.label for order, _ in those], [folder for _, folder in those]
     if not trial.refers:
         found = [subjects.digested(one) for one in subjects.open_subjects(folders, names)]
         return None, [Row(one.label, str(one.path), one.quantization, one.size, one.sha256) for one in found]

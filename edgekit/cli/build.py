@@ -24,6 +24,7 @@ Examples:
   edgekit build model-f16.gguf --quant Q4_K_M
   edgekit build BASE --adapter LORA --quant Q3_K_M --calibration train.jsonl --prompt prompt.txt
   edgekit build BASE --adapter LORA --prompt prompt.txt --schema schema.json --task labelled.jsonl --gate 'f1 >= 0.85'
+  edgekit build BASE --adapter LORA --quant smallest --text text.txt --gate 'kld <= 0.02'
   edgekit build BASE --adapter A:0.7 --adapter B:0.3 --prompt prompt.txt --schema schema.json
 """
 
@@ -33,7 +34,13 @@ Examples:
 @click.option(
     "--adapter", "adapters", multiple=True, metavar="DIR[:WEIGHT]", help="LoRA adapter; repeatable."
 )
-@click.option("--quant", "quants", multiple=True, metavar="TYPE", help="Q4_K_M, Q8_0, F16, …; repeatable.")
+@click.option(
+    "--quant",
+    "quants",
+    multiple=True,
+    metavar="TYPE",
+    help="Q4_K_M, Q8_0, F16, …, or smallest that passes; repeatable.",
+)
 @click.option(
     "--target", "targets", multiple=True, metavar="NAME|FILE",
     help="The best for a device of `edgekit targets`, or of a .toml file; repeatable.",

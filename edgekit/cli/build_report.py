@@ -9,13 +9,13 @@ import click
 
 from edgekit import evidence
 from edgekit.cli.output import print_json, printable, size, table
-from edgekit.gates import explained
-from edgekit.judging import failed_place, verdicts
+from edgekit.gates import parse, shown
+from edgekit.judging import failed_place
 
 if TYPE_CHECKING:
     from edgekit.build import Built
     from edgekit.buildcache import Cached
-    from edgekit.evidence import Evidence
+    from edgekit.evidence import Evidence, Judged, Rung
 
 
 def report(built: Sequence[Built], cached: Sequence[Cached] | None, as_json: bool) -> None:
@@ -75,14 +75,35 @@ def _said(built: Built, one: Evidence | None) -> str:
 
 
 def _gates(built: Sequence[Built]) -> None:
-    """Every verdict on a line of its own, those that failed in red."""
-    lines = [(one, verdict) for one in built for verdict in verdicts(one.manifest)]
-    if lines:
+    """Every verdict on a line of its own, those that failed in red; and what a search tried, in a table."""
+    found = [(one.folder.name, its) for one in built if (its := evidence.of(one.manifest))]
+    for name, its in found:
+        if its.ladder:
+            click.echo()
+            _ladder(name, its.ladder)
+    if any(its.gates for _, its in found):
         click.echo()
-    for one, verdict in lines:
-        words = f"{'passed' if verdict.passed else 'FAILED'}  {one.folder.name}: {explained(verdict)}"
-        bad = not verdict.passed
-        click.echo(click.style(printable(words), fg="red" if bad else None, bold=bad))
+    for name, its in found:
+        for one in its.gates:
+            words = f"{'passed' if one.passed else 'FAILED'}  {name}: {evidence.explained(one)}"
+            click.echo(click.style(printable(words), fg=None if one.passed else "red", bold=not one.passed))
+
+
+def _ladder(name: str, rungs: Sequence[Rung]) -> None:
+    """Smallest first, with what each gate's figure was; those that failed in red."""
+    gates = [one.gate for one in rungs[0].gates]
+    rows = [
+        [rung.quantization, size(rung.size), *map(_held, rung.gates), "passed" if rung.passed else "FAILED"]
+        for rung in rungs
+    ]
+    red = [at for at, rung in enumerate(rungs) if not rung.passed]
+    table([f"tried for {name}", "artifact", *gates, ""], rows, red=red)
+
+
+def _held(one: Judged) -> str:
+    metric = parse(one.gate).metric
+    measured = shown(metric, one.measured)
+    return measured if one.held is None else f"{measured} ({shown(metric, one.held)})"
 
 
 def _next(built: Sequence[Built]) -> None:
@@ -109,7 +130,7 @@ def _memory(one: Built) -> str:
 def _as_json(one: Built) -> dict[str, Any]:
     manifest, found = one.manifest, evidence.of(one.manifest)
     gates: Sequence[Mapping[str, Any]] = (
-        [{"gate": its.gate, "measured": its.measured, "passed": its.passed} for its in found.gates]
+        [{"gate": i.gate, "measured": i.measured, "passed": i.passed, "held": i.held} for i in found.gates]
         if found
         else []
     )

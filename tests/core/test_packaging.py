@@ -39,6 +39,7 @@ MAY_IMPORT_ROOMS = {
     "proof.py",
     "results.py",
     "running.py",
+    "smallest.py",
     "subjects.py",
     "targets.py",
     "text.py",
