@@ -27,7 +27,7 @@ from edgekit.trial import Trial
 from tests.core.test_build import tree
 from tests.core.test_orders import device
 from tests.evaluation.conftest import TEXT, cache  # noqa: F401
-from tests.models import llama_config, write_llama
+from tests.models import write_llama
 
 Figures = dict[str, float]
 
@@ -35,8 +35,7 @@ Figures = dict[str, float]
 @pytest.fixture
 def climbing(spec: BuildSpec, tmp_path: Path) -> BuildSpec:
     """A model whose rows divide by 256, so that most types are types of their own."""
-    config = llama_config(hidden_size=256, intermediate_size=256, num_attention_heads=4, num_hidden_layers=1)
-    base = write_llama(tmp_path / "wide", config)
+    base = write_llama(tmp_path / "wide", hidden_size=256, intermediate_size=256, num_hidden_layers=1)
     (tmp_path / "text.txt").write_text(TEXT)
     trial = Trial(text=tmp_path / "text.txt", gates=("kld <= 0.001",), ctx=64, chunks=2)
     return replace(spec, base=base, adapters=(), quantizations=("smallest",), trial=trial)
