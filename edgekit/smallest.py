@@ -57,7 +57,7 @@ def build(spec: BuildSpec, progress: Progress) -> list[Built]:
     check_names(spec)
     for one in alone(spec):
         check_free(folder_of(one), force=spec.force)
-    found = steps(spec, progress)
+    found = steps(spec)
     measuring.check(spec)
     others = tuple(name for name in spec.quantizations if not is_smallest(name))
     at = next(at for at, name in enumerate(spec.quantizations) if is_smallest(name))
@@ -70,7 +70,7 @@ def build(spec: BuildSpec, progress: Progress) -> list[Built]:
     return rest
 
 
-def steps(spec: BuildSpec, progress: Progress) -> list[Step]:
+def steps(spec: BuildSpec) -> list[Step]:
     """What may be tried, smallest first: known from headers alone.
 
     Left out are types that lack an importance matrix, those for models that were trained with such weights, those
@@ -81,17 +81,14 @@ def steps(spec: BuildSpec, progress: Progress) -> list[Step]:
 
     gates = _gates(spec)
     found: dict[tuple[tuple[str, str], ...], Step] = {}
-    notes: list[str] = []
     planned = replace(spec, quantizations=(measuring.REFERENCE,), devices=())
     with opened(planned, Progress(), planning=True) as inputs:
-        usable = [one for one in plans(inputs, spec, notes) if not barred(inputs, one)]
+        usable = [one for one in plans(inputs, spec, []) if not barred(inputs, one)]
         for one in sorted(usable, key=lambda one: rank(one.preset.name)):
             name = one.preset.name
             if name in ORDER and name not in TRAINED_FOR:
                 types = tuple((tensor.mapped.name, tensor.kind.name) for tensor in one.tensors)
                 found.setdefault(types, Step(name, one.file_bytes))
-    for note in notes:
-        progress.note(note)
     climbing = sorted(found.values(), key=lambda step: step.size)
     fitting = [
         step for step in climbing if all(gate.passes(step.size) for gate in gates if gate.metric == "size")

@@ -20,7 +20,6 @@ from edgekit.evaluation.intervals import intervals, wilson
 from edgekit.evidence import Evidence, Judged, Rung
 from edgekit.orders import check_names
 from edgekit.profiles.quality import ORDER, TRAINED_FOR
-from edgekit.progress import Progress
 from edgekit.project import BuildSpec
 from edgekit.smallest import shortfall, steps
 from edgekit.trial import Trial
@@ -75,7 +74,7 @@ def ladder(manifest: Manifest) -> list[Rung]:
 
 
 def test_the_rungs_are_exact_and_ascend(climbing: BuildSpec) -> None:
-    found = steps(climbing, Progress())
+    found = steps(climbing)
     assert [one.size for one in found] == sorted(one.size for one in found)
     assert set(names(found)) <= set(ORDER) - TRAINED_FOR and {"Q2_K", "Q4_K_M", "Q8_0", "F16"} <= set(
         names(found)
@@ -88,11 +87,11 @@ def test_the_rungs_are_exact_and_ascend(climbing: BuildSpec) -> None:
         )
     # Overrides that leave nothing to choose leave one rung of a kind.
     alike = replace(climbing, tensor_types=(".*=q8_0",))
-    assert len(steps(alike, Progress())) == 1
+    assert len(steps(alike)) == 1
 
 
 def test_the_first_that_passes_with_its_interval(climbing: BuildSpec, figures: Figures) -> None:
-    order = names(steps(climbing, Progress()))
+    order = names(steps(climbing))
     # The second's figure is below the bar, but not sure to be.
     figures |= {order[0]: 0.5, order[1]: 0.00099, order[2]: 0.0008, order[3]: 0.0}
     (built,) = build(climbing)
@@ -111,11 +110,11 @@ def test_the_first_that_passes_with_its_interval(climbing: BuildSpec, figures: F
 
 
 def test_a_size_gate_limits_what_is_tried(climbing: BuildSpec, figures: Figures) -> None:
-    found = steps(climbing, Progress())
+    found = steps(climbing)
     bar = found[2].size
     gates = (f"size <= {bar}B", f"size > {found[0].size}B", "kld <= 0.001")
     spec = replace(climbing, trial=replace(climbing.trial, gates=gates))
-    assert names(steps(spec, Progress())) == names([one for one in found if found[0].size < one.size <= bar])
+    assert names(steps(spec)) == names([one for one in found if found[0].size < one.size <= bar])
     none = replace(spec, trial=replace(spec.trial, gates=("size <= 1kB", "kld <= 0.001")))
     with pytest.raises(GateError, match="no quantization has such a size") as caught:
         build(none)
@@ -124,8 +123,8 @@ def test_a_size_gate_limits_what_is_tried(climbing: BuildSpec, figures: Figures)
 
 
 def test_none_passes(climbing: BuildSpec, figures: Figures) -> None:
-    order = names(steps(climbing, Progress()))[:4]
-    top = steps(climbing, Progress())[3].size
+    order = names(steps(climbing))[:4]
+    top = steps(climbing)[3].size
     figures |= dict(zip(order, (0.9, 0.004, 0.002, 0.3), strict=True))
     gates = (f"size <= {top}B", "kld <= 0.001")
     spec = replace(climbing, trial=replace(climbing.trial, gates=gates))
@@ -157,7 +156,7 @@ def test_a_real_climb_is_reproducible(climbing: BuildSpec, tmp_path: Path) -> No
 
 
 def test_beside_others_and_for_devices(climbing: BuildSpec, figures: Figures, tmp_path: Path) -> None:
-    order = names(steps(climbing, Progress()))
+    order = names(steps(climbing))
     figures |= {order[0]: 0.0, "Q8_0": 0.0001, "F16": 0.5, "Q4_0": 0.0}
     spec = replace(
         climbing, quantizations=("F16", "SMALLEST", "Q8_0"), devices=(device("laptop-8gb", "Q4_0"),)
