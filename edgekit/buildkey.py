@@ -66,6 +66,7 @@ def _trial(spec: BuildSpec) -> dict[str, Any]:
         "gates": [gate.text for gate in gates],
         "chunks": trial.chunks,
         "ctx": trial.ctx,
+        "reference": trial.reference_type,
     }
     if asks_speed(gates):
         from edgekit.evaluation import running

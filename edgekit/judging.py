@@ -16,7 +16,7 @@ from edgekit import bundle, card, evidence, measuring
 from edgekit.atomic import atomic_file, atomic_folder
 from edgekit.errors import GateError
 from edgekit.evidence import Evidence, Rung
-from edgekit.measuring import REFERENCE, Found
+from edgekit.measuring import Found
 from edgekit.orders import Order
 from edgekit.progress import Progress
 from edgekit.project import BuildSpec
@@ -39,13 +39,14 @@ class Reference:
     """The unquantized model, written beside the first bundles that need it, and kept as long as they are made."""
 
     path: Path
+    kind: str
     written: bool = False
 
     def plans(self, inputs: Opened) -> list[Plan]:
         """What is still to be written: nothing the second time."""
         from edgekit.converters.gguf import plan, presets
 
-        return [] if self.written else [plan.plan(inputs.layout, presets.preset(REFERENCE))]
+        return [] if self.written else [plan.plan(inputs.layout, presets.preset(self.kind))]
 
 
 @dataclass
@@ -131,7 +132,7 @@ def judge(spec: BuildSpec, known: Judge | None = None) -> Iterator[Judge]:
         return
     spec.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".edgekit-", dir=spec.out) as folder:
-        yield Judge(spec.trial, Reference(Path(folder) / "reference.gguf"))
+        yield Judge(spec.trial, Reference(Path(folder) / "reference.gguf", spec.trial.reference_type))
 
 
 def require(built: Iterable[Built]) -> None:

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -21,9 +21,6 @@ from edgekit.trial import Trial, asks_speed
 
 if TYPE_CHECKING:
     from edgekit.evaluate import Evaluation, Row
-
-REFERENCE: Final = "F16"
-"""What bundles are held against: the merged model in this type, every override of types left out."""
 
 
 def check(spec: BuildSpec) -> None:
@@ -57,7 +54,7 @@ def _check_text(spec: BuildSpec, text: Path) -> None:
 
     words = read_plain(text)
     plain = replace(
-        spec, quantizations=(REFERENCE,), devices=(), imatrix=None, calibration=None, tensor_types=(),
+        spec, quantizations=(spec.trial.reference_type,), devices=(), imatrix=None, calibration=None, tensor_types=(),
         split_size=None, llama_cpp=None,
     )  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:

@@ -97,6 +97,7 @@ class _Evaluation(msgspec.Struct, forbid_unknown_fields=True):
     gates: tuple[str, ...] = ()
     chunks: int | None = None
     ctx: int | None = None
+    reference_type: str = "F16"
 
 
 class _Project(msgspec.Struct, forbid_unknown_fields=True):
@@ -180,6 +181,7 @@ def _trial(folder: Path, its: _Evaluation, gates: Mapping[str, tuple[str, ...]])
         target_gates=tuple(gates.items()),
         chunks=its.chunks,
         ctx=its.ctx,
+        reference_type=its.reference_type,
     )
 
 

@@ -81,7 +81,7 @@ def steps(spec: BuildSpec) -> list[Step]:
 
     gates = _gates(spec)
     found: dict[tuple[tuple[str, str], ...], Step] = {}
-    planned = replace(spec, quantizations=(measuring.REFERENCE,), devices=())
+    planned = replace(spec, quantizations=(spec.trial.reference_type,), devices=())
     with opened(planned, Progress(), planning=True) as inputs:
         usable = [one for one in plans(inputs, spec, []) if not barred(inputs, one)]
         for one in sorted(usable, key=lambda one: rank(one.preset.name)):

@@ -11,6 +11,8 @@ from edgekit.errors import InputError
 from edgekit.gates import METRICS, Gate
 
 LEAST_CHUNK: Final = 8
+REFERENCES: Final = ("F16", "F32", "BF16")
+"""What the unquantized model may be written in: F16 keeps more of most weights than BF16, F32 keeps all."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +30,17 @@ class Trial:
     """Chunks of the text that are read at most; unset: all."""
     ctx: int | None = None
     """Tokens of a chunk; unset: 512, or the model's context."""
+    reference_type: str = REFERENCES[0]
+    """What bundles are held against: the merged model in this type, every override of types left out."""
 
     def __post_init__(self) -> None:
         if self.chunks is not None and self.chunks < 1:
             raise InputError("chunks is out of range", found=self.chunks, expected="at least 1")
         if self.ctx is not None and self.ctx < LEAST_CHUNK:
             raise InputError("ctx is out of range", found=self.ctx, expected=f"at least {LEAST_CHUNK}")
+        if self.reference_type not in REFERENCES:
+            found, expected = self.reference_type, ", ".join(REFERENCES)
+            raise InputError("a reference is not quantized", found=found, expected=expected)
         given = {"speed"} | ({"text"} if self.text else set()) | ({"task"} if self.task else set())
         if self.refers:
             given.add("reference")

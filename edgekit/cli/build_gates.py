@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
+from edgekit.trial import REFERENCES
+
 if TYPE_CHECKING:
     from edgekit.trial import Trial
 
 F = TypeVar("F", bound=Callable[..., Any])
 PATH: Final = click.Path(path_type=Path)
-NAMES: Final = ("gates", "task", "text", "chunks", "ctx")
+NAMES: Final = ("gates", "task", "text", "chunks", "ctx", "reference_type")
 """As the command gets them."""
 _OPTIONS: Final = (
     click.option(
@@ -29,6 +31,10 @@ _OPTIONS: Final = (
     click.option(
         "--ctx", type=click.IntRange(8, 1 << 20), metavar="N",
         help="Tokens of a chunk.  [default: 512, or the model's context]",
+    ),
+    click.option(
+        "--reference-type", type=click.Choice(REFERENCES),
+        help="What the unquantized model is written in, to refer to.  [default: F16]",
     ),
 )  # fmt: skip
 

@@ -132,6 +132,22 @@ def test_types_that_are_overridden_count_as_quantized(tried: BuildSpec) -> None:
     assert found.text_figures.reference.kld.value == 0
 
 
+def test_a_reference_that_holds_every_weight(tried: BuildSpec) -> None:
+    path = tried.base / "model.safetensors"
+    from safetensors.numpy import load_file, save_file
+
+    weights = load_file(path)
+    weights["model.layers.0.mlp.down_proj.weight"][0, 0] = 1e5
+    save_file(weights, path)
+    spec = gated(tried, "kld <= 0", quantizations=("F32",))
+    with pytest.raises(InputError, match="values that F16 never takes"):
+        build(spec)
+    assert list(spec.out.iterdir()) == []
+    (one,) = build(replace(spec, trial=replace(spec.trial, reference_type="F32")))
+    found = evidence.of(one.manifest)
+    assert one.published and found and found.reference == "F32"
+
+
 def test_gates_of_a_target(tried: BuildSpec) -> None:
     pair = (device("laptop-8gb", "Q4_0"), device("raspberry-pi-5-8gb", "Q4_0"))
     trial = replace(tried.trial, gates=(SURE,), target_gates=(("laptop-8gb", ("kld <= 1e-9",)),))
@@ -214,7 +230,8 @@ def test_bad_data_is_refused_before_a_weight_is_read(
     ("changes", "said"),
     [
         ({"gates": ("f1_micro >= 1",)}, "did you mean f1"), ({"gates": ("f1 >= 1",), "task": None}, "f1 takes a task"),
-        ({"gates": ("kld <= 1",), "text": None}, "kld takes a text"), ({"chunks": 0}, "chunks"), ({"ctx": 1}, "ctx"),
+        ({"gates": ("kld <= 1",), "text": None}, "kld takes a text"), ({"chunks": 0}, "chunks"), ({"reference_type": "Q8_0"}, "not quantized"),
+        ({"ctx": 1}, "ctx"),
         ({"target_gates": (("pi", ("f1 > high",)),)}, "can't read the gate"),
     ],
 )  # fmt: skip
@@ -266,7 +283,7 @@ def test_a_key_covers_data_and_gates(tried: BuildSpec, tmp_path: Path) -> None:
     trials = [
         trial, Trial(), replace(trial, gates=(SURE,)), replace(trial, gates=("kld <= 99",)), replace(trial, chunks=3),
         replace(trial, ctx=32), replace(trial, text=other / "text.txt"), replace(trial, task=other / "task.jsonl"),
-        replace(trial, task=None), replace(trial, text=None), replace(trial, gates=("decode_tps >= 1",)),
+        replace(trial, task=None), replace(trial, text=None), replace(trial, reference_type="F32"), replace(trial, gates=("decode_tps >= 1",)),
     ]  # fmt: skip
     keys = [buildkey.key(replace(spec, trial=one), Digests(tmp_path / "kept")) for one in trials]
     keys.append(buildkey.key(replace(spec, intended_use="bookings"), Digests(tmp_path / "kept")))
