@@ -33,19 +33,25 @@ NEVER = "kld <= 1e-9"
 
 @pytest.fixture
 def tried(spec: BuildSpec, tmp_path: Path) -> BuildSpec:
-    """A build that measures on twelve records and a text."""
+    """A build that measures on a text."""
     (tmp_path / "text.txt").write_text(TEXT)
-    task = write_task(tmp_path / "task.jsonl", 12)
-    trial = Trial(task=task, text=tmp_path / "text.txt", ctx=64, chunks=2)
+    trial = Trial(text=tmp_path / "text.txt", ctx=64, chunks=2)
     return replace(spec, prompt=PROMPT, output_schema=SCHEMA, trial=trial)
+
+
+@pytest.fixture
+def labelled(tried: BuildSpec, tmp_path: Path) -> BuildSpec:
+    """And on twelve records."""
+    task = write_task(tmp_path / "task.jsonl", 12)
+    return replace(tried, trial=replace(tried.trial, task=task))
 
 
 def gated(spec: BuildSpec, *gates: str, **changes: Any) -> BuildSpec:
     return replace(spec, trial=replace(spec.trial, gates=gates), **changes)
 
 
-def test_the_evidence_is_what_eval_says(tried: BuildSpec, tmp_path: Path) -> None:
-    spec = gated(tried, SURE, "f1 >= 0", "size <= 1GB")
+def test_the_evidence_is_what_eval_says(labelled: BuildSpec, tmp_path: Path) -> None:
+    spec = gated(labelled, SURE, "f1 >= 0", "size <= 1GB")
     built = build(spec)
     assert [one.published for one in built] == [True, True]
     folders = tuple(one.folder for one in built)
@@ -75,25 +81,24 @@ def test_the_evidence_is_what_eval_says(tried: BuildSpec, tmp_path: Path) -> Non
         assert one.manifest.speed is None and Bundle.open(one.folder).problems() == []
 
 
-def test_no_record_of_the_task_is_published(tried: BuildSpec) -> None:
-    built = build(replace(tried, quantizations=("Q4_0",)))[0]
+def test_no_record_of_the_task_is_published(labelled: BuildSpec) -> None:
+    built = build(replace(labelled, quantizations=("Q4_0",)))[0]
     text = (built.folder / "manifest.json").read_text()
     assert "Ann" not in text and '"r0"' not in text
 
 
 def test_built_twice_the_same_bytes(
-    tried: BuildSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    labelled: BuildSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    build(gated(tried, SURE))
+    build(gated(labelled, SURE))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))  # nothing is remembered
-    build(gated(tried, SURE, out=tmp_path / "again", threads=1))
-    assert tree(tmp_path / "again") == tree(tried.out)
+    build(gated(labelled, SURE, out=tmp_path / "again", threads=1))
+    assert tree(tmp_path / "again") == tree(labelled.out)
 
 
 def test_each_bundle_on_its_own_merits(tried: BuildSpec) -> None:
-    build(replace(tried, trial=Trial()))
+    sizes = [one.size for one in build(replace(tried, trial=Trial()))]
     old = tree(tried.out)
-    sizes = [one.size for one in build(replace(tried, trial=Trial(), force=True))]
     spec = gated(tried, f"size <= {min(sizes)}B", force=True, version="2")
     large, small = build(spec)
     assert (large.published, small.published) == (False, True)
@@ -158,11 +163,19 @@ def test_gates_of_a_target(tried: BuildSpec) -> None:
     assert found == [[SURE, "kld <= 1e-9"], [SURE]]
 
 
-def test_split_files_and_a_file_as_base(tried: BuildSpec, base_gguf: Path) -> None:
+def test_split_files_and_a_file_as_base(tried: BuildSpec) -> None:
     (split,) = build(gated(tried, SURE, quantizations=("Q8_0",), split_size=20_000))
     assert split.published and len(list(split.folder.glob("*.gguf"))) > 1
-    trial = replace(tried.trial, task=None, gates=("kld <= 0.01", "ppl_ratio <= 1.05"))
-    spec = BuildSpec(base_gguf, tried.out, "file", quantizations=("Q8_0", "Q2_K"), threads=2, trial=trial)
+    (source,) = build(replace(tried, quantizations=("F16",), trial=Trial()))
+    trial = replace(tried.trial, gates=("kld <= 0.005", "ppl_ratio <= 1.05"))
+    spec = BuildSpec(
+        source.folder / "model.gguf",
+        tried.out,
+        "file",
+        quantizations=("Q8_0", "Q4_0"),
+        threads=2,
+        trial=trial,
+    )
     same, rough = build(spec)
     assert (same.published, rough.published) == (True, False)
     found = evidence.of(same.manifest)
@@ -209,7 +222,7 @@ def _rewritten(spec: BuildSpec, what: str, text: str) -> BuildSpec:
 
 @pytest.mark.parametrize("name", BAD)
 def test_bad_data_is_refused_before_a_weight_is_read(
-    name: str, tried: BuildSpec, monkeypatch: pytest.MonkeyPatch
+    name: str, labelled: BuildSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from edgekit.converters.gguf import stream
 
@@ -218,12 +231,12 @@ def test_bad_data_is_refused_before_a_weight_is_read(
 
     monkeypatch.setattr(stream, "write", refuse)
     monkeypatch.setattr("edgekit.importance_worker.run", refuse)
-    calibration = tried.base.parent / "calibration.txt"
+    calibration = labelled.base.parent / "calibration.txt"
     calibration.write_text("words " * 400)
     change, said = BAD[name]
     with pytest.raises(InputError, match=said):
-        build(change(replace(tried, calibration=calibration)))
-    assert not tried.out.exists()
+        build(change(replace(labelled, calibration=calibration)))
+    assert not labelled.out.exists()
 
 
 @pytest.mark.parametrize(
@@ -235,20 +248,22 @@ def test_bad_data_is_refused_before_a_weight_is_read(
         ({"target_gates": (("pi", ("f1 > high",)),)}, "can't read the gate"),
     ],
 )  # fmt: skip
-def test_a_trial_that_cannot_be(tried: BuildSpec, changes: dict[str, Any], said: str) -> None:
+def test_a_trial_that_cannot_be(labelled: BuildSpec, changes: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said):
-        replace(tried.trial, **changes)
+        replace(labelled.trial, **changes)
 
 
-def test_an_interrupted_evaluation_leaves_nothing(tried: BuildSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_evaluation_leaves_nothing(
+    labelled: BuildSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupted(*_: Any) -> None:
-        assert len(list(tried.out.glob(".edgekit-*/reference.gguf"))) == 1
+        assert len(list(labelled.out.glob(".edgekit-*/reference.gguf"))) == 1
         raise KeyboardInterrupt
 
     monkeypatch.setattr("edgekit.evaluation.running.answer", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        build(tried)
-    assert list(tried.out.iterdir()) == []
+        build(labelled)
+    assert list(labelled.out.iterdir()) == []
 
 
 def test_the_reference_is_gone_afterwards(tried: BuildSpec) -> None:
@@ -273,8 +288,8 @@ def test_a_cache_knows_what_was_judged(
     assert not judging.failed_place(spec.out / "tiny-q4_0").exists()
 
 
-def test_a_key_covers_data_and_gates(tried: BuildSpec, tmp_path: Path) -> None:
-    spec, trial = replace(tried, quantizations=("Q8_0",)), tried.trial
+def test_a_key_covers_data_and_gates(labelled: BuildSpec, tmp_path: Path) -> None:
+    spec, trial = replace(labelled, quantizations=("Q8_0",)), labelled.trial
     assert trial.text is not None
     other = tmp_path / "other"
     other.mkdir()
