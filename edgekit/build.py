@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from edgekit import bundle, golden, proof, room, worker
-from edgekit.atomic import atomic_folder, check_free
+from edgekit import bundle, golden, judging, measuring, proof, room, smallest, worker
+from edgekit.atomic import check_free
 from edgekit.automatic import Ready, prepared
 from edgekit.files import share
+from edgekit.judging import Judge
 from edgekit.opening import Opened, opened
 from edgekit.orders import Order, orders
 from edgekit.progress import Once, Progress
@@ -35,12 +36,14 @@ ARTIFACT = "model.gguf"
 
 @dataclass(frozen=True)
 class Built:
-    """A bundle that was published, and how its conversion went."""
+    """A bundle, and how its conversion went."""
 
     folder: Path
     manifest: bundle.Manifest
     timing: Timing | None
     """None where it was taken from a cache."""
+    published: bool = True
+    """Not where it failed a gate: ``folder`` is then what it was before."""
 
     @property
     def size(self) -> int:
@@ -48,42 +51,51 @@ class Built:
         return sum(file.size for file in self.manifest.files if file.path.endswith(".gguf"))
 
 
-def build(spec: BuildSpec, progress: Progress | None = None) -> list[Built]:
+def build(spec: BuildSpec, progress: Progress | None = None, judge: Judge | None = None) -> list[Built]:
     """Build and publish one bundle per quantization and device, in one pass over the model; or none, on any error.
 
-    Raises the errors of ``edgekit.errors``; what was there before is kept unless ``spec.force``.
+    Raises the errors of ``edgekit.errors``; what was there before is kept unless ``spec.force``. A bundle that fails a
+    gate isn't published, and is no error here: ``edgekit.judging.require`` makes it one. ``judge``: of a larger build.
     """
     progress = Once(progress or Progress())  # calibrating opens the same inputs before
     _check_schema(spec)
+    if smallest.asked(spec):
+        return smallest.build(spec, progress)
     wanted = orders(spec, progress)
     for order in wanted:
         check_free(order.folder, force=spec.force)
     types = tuple(dict.fromkeys(order.quantization for order in wanted))
-    with prepared(replace(spec, quantizations=types), progress) as ready:
-        return _built(ready, wanted, progress)
+    if judge is None:
+        measuring.check(spec)
+    with prepared(replace(spec, quantizations=types), progress) as ready, judging.judge(spec, judge) as its:
+        return made(ready, wanted, its, progress)
 
 
-def _built(ready: Ready, wanted: Sequence[Order], progress: Progress) -> list[Built]:
+def made(ready: Ready, wanted: Sequence[Order], judge: Judge, progress: Progress) -> list[Built]:
+    """Make what is wanted of a spec that names its quantizations and is calibrated, in one pass."""
     spec = ready.spec
     with opened(spec, progress, roundings=ready.roundings) as inputs:
         for note in inputs.notes:
             progress.note(note)
-        room.check(spec.out, sum(plan.data_bytes for plan in inputs.plans))
+        beside = judge.plans(inputs)
+        room.check(spec.out, sum(plan.data_bytes for plan in [*inputs.plans, *(one for one, _ in beside)]))
         stop = threading.Event()
         with ThreadPoolExecutor(1, "hash") as hashing, ExitStack() as stack:
             work = [
-                (order, stack.enter_context(atomic_folder(order.folder, force=spec.force)))
+                (order, stack.enter_context(judge.published(order.folder, force=spec.force)))
                 for order in wanted
             ]
             stack.callback(stop.set)  # an error needn't wait until gigabytes are hashed
             sources = hashing.submit(provenance, inputs, stop)
             try:
-                timing = _convert(inputs, _firsts(work), progress)
+                timing = _convert(inputs, _firsts(work), beside, progress)
                 manifests = _pack(inputs, work, ready.roundings, sources, progress)
+                manifests = judge.finish(spec, work, manifests, progress)
             except OSError as error:
                 raise room.disk_error(error, spec.out) from error
         return [
-            Built(order.folder, manifest, timing) for order, manifest in zip(wanted, manifests, strict=True)
+            Built(order.folder, manifest, timing, folder not in judge.withheld)
+            for (order, folder), manifest in zip(work, manifests, strict=True)
         ]
 
 
@@ -99,14 +111,16 @@ def _firsts(work: Work) -> dict[str, Path]:
     return found
 
 
-def _convert(inputs: Opened, folders: Mapping[str, Path], progress: Progress) -> Timing:
+def _convert(
+    inputs: Opened, folders: Mapping[str, Path], beside: Sequence[tuple[Plan, Path]], progress: Progress
+) -> Timing:
     from edgekit.converters.gguf import stream
 
     progress.stage("merging and quantizing" if inputs.adapters else "quantizing", inputs.layout.parameters)
     paths = [folders[plan.preset.name] / ARTIFACT for plan in inputs.plans]
     return stream.write(
-        inputs.plans,
-        paths,
+        [*inputs.plans, *(plan for plan, _ in beside)],
+        [*paths, *(path for _, path in beside)],
         usable_threads(inputs.spec),
         prove=partial(proof.prove, inputs) if inputs.layout.vocabulary else None,
         report=progress.advance,
@@ -136,9 +150,8 @@ def _pack(
             files[order.quantization] = bundle.list_files(folder)
         else:
             share([first / file.path for file in files[order.quantization]], folder)
-        how = roundings.get(order.quantization)
         manifest = _manifest(inputs, order, plan, files[order.quantization], sources.result())
-        if how and how.allocation:
+        if (how := roundings.get(order.quantization)) and how.allocation:
             manifest = msgspec.structs.replace(manifest, allocation=how.allocation)
         bundle.write_json(folder / bundle.MANIFEST, manifest)
         manifests.append(manifest)
@@ -172,6 +185,7 @@ def _manifest(
         prompt=spec.prompt,
         system=spec.system,
         output_schema=dict(spec.output_schema) if spec.output_schema is not None else None,
+        intended_use=spec.intended_use,
     )
 
 

@@ -20,16 +20,20 @@ from edgekit.digests import Digests
 from edgekit.errors import EdgekitError, InputError
 from edgekit.files import share
 from edgekit.importance import is_matrix
+from edgekit.judging import failed_place
 from edgekit.orders import alone, check, folder_of
 from edgekit.progress import Progress
 from edgekit.project import BuildSpec
 
-How = Literal["built", "restored", "unchanged"]
+How = Literal["built", "restored", "unchanged", "failed"]
 
 
 @dataclass(frozen=True)
 class Cached:
-    """A bundle in its place, its key, and how it came there: ``built``, ``restored`` from the cache, or ``unchanged``."""
+    """A bundle in its place, its key, and how it came there: ``built``, ``restored`` from the cache, or ``unchanged``.
+
+    One that failed a gate is neither there nor kept: ``failed``.
+    """
 
     built: Built
     key: str
@@ -63,6 +67,8 @@ def build_cached(spec: BuildSpec, folder: Path, progress: Progress | None = None
     cache = Cache(folder, progress)
     wanted = parts(spec, cache.digests)
     done = {part.folder: found for part in wanted if (found := cache.bring(part))}
+    for place in done:
+        failed_place(place).unlink(missing_ok=True)  # what is there now has passed
     missing = [part for part in wanted if part.folder not in done]
     if missing:
         names = tuple(name for part in missing for name in part.spec.quantizations)
@@ -70,8 +76,9 @@ def build_cached(spec: BuildSpec, folder: Path, progress: Progress | None = None
         for built, part in zip(
             build(replace(spec, quantizations=names, devices=devices), progress), missing, strict=True
         ):
-            cache.keep(built, part)
-            done[part.folder] = Cached(built, part.key, "built")
+            if built.published:
+                cache.keep(built, part)
+            done[part.folder] = Cached(built, part.key, "built" if built.published else "failed")
     cache.digests.save()
     return [done[part.folder] for part in wanted]
 

@@ -15,6 +15,7 @@ from edgekit.files import real, require_folder
 from edgekit.gguf_shards import parts_of
 from edgekit.project import BuildSpec
 from edgekit.provenance import tools
+from edgekit.trial import asks_speed
 
 SUFFIXES: Final = frozenset({".safetensors", ".json", ".model", ".jinja", ".txt", ".gguf"})
 """Of the files of a checkpoint or an adapter that a build may read."""
@@ -30,8 +31,9 @@ def inputs(path: Path) -> list[Path]:
 
 
 def beside(spec: BuildSpec) -> list[Path]:
-    """Files of a build besides its models: an importance matrix, or data to compute one on; a recipe."""
-    return [path for path in (spec.imatrix, spec.calibration, spec.recipe) if path]
+    """Files of a build besides its models: a matrix, or data to compute one on; a recipe; what is evaluated on."""
+    every = (spec.imatrix, spec.calibration, spec.recipe, spec.trial.task, spec.trial.text)
+    return [path for path in every if path]
 
 
 def key(spec: BuildSpec, digests: Digests) -> str:
@@ -50,18 +52,29 @@ def key(spec: BuildSpec, digests: Digests) -> str:
 
 
 def _recipe(spec: BuildSpec) -> dict[str, Any]:
-    left_out = {
-        "base",
-        "out",
-        "adapters",
-        "imatrix",
-        "calibration",
-        "recipe",
-        "llama_cpp",
-        "threads",
-        "force",
+    left_out = {"base", "out", "adapters", "imatrix", "calibration", "recipe", "llama_cpp", "threads", "force",
+                "trial"}  # fmt: skip
+    found = {name: getattr(spec, name) for name in spec.__dataclass_fields__ if name not in left_out}
+    return found | {"trial": _trial(spec)}
+
+
+def _trial(spec: BuildSpec) -> dict[str, Any]:
+    """How the one bundle of a spec is measured and judged; with the machine where its speed is."""
+    trial = spec.trial
+    gates = trial.gates_for(spec.devices[0].name if spec.devices else None)
+    found: dict[str, Any] = {
+        "task": trial.task and trial.task.name,
+        "text": trial.text and trial.text.name,
+        "gates": [gate.text for gate in gates],
+        "chunks": trial.chunks,
+        "ctx": trial.ctx,
+        "reference": trial.reference_type,
     }
-    return {name: getattr(spec, name) for name in spec.__dataclass_fields__ if name not in left_out}
+    if asks_speed(gates):
+        from edgekit.evaluation import running
+
+        found["machine"] = running.machine()
+    return found
 
 
 def _code() -> str:

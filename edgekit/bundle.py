@@ -86,6 +86,8 @@ class Manifest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     speed: dict[str, Any] | None = None
     confidence: Reliability | None = None
     allocation: Allocation | None = None
+    intended_use: str | None = None
+    """What it is meant for, in the words of who built it."""
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,11 @@ from typing import Any
 
 import msgspec
 
-from edgekit import calibration, room
+from edgekit import calibration, card, room
 from edgekit.atomic import atomic_folder
 from edgekit.bundle import MANIFEST, SIGNATURE, Bundle, File, Manifest, write_json
 from edgekit.calibration import FOLDS, Judged
+from edgekit.card import CARD
 from edgekit.confidence import Trace
 from edgekit.confidence_map import CONFIDENCE, ConfidenceMap, fitted_for
 from edgekit.errors import BundleError, InputError
@@ -135,12 +136,16 @@ def _store(bundle: Bundle, fitted: ConfidenceMap, figures: Reliability, options:
 def _fill(folder: Path, bundle: Bundle, fitted: ConfidenceMap, manifest: Manifest) -> Manifest:
     kept = [file for file in bundle.manifest.files if file.path != CONFIDENCE]
     for file in kept:
+        if file.path == CARD:
+            continue  # written anew: a link would change the old bundle's
         _carry(bundle.path_of(file), folder / file.path)
     place = folder / CONFIDENCE
     write_json(place, fitted)
     new = File(CONFIDENCE, place.stat().st_size, sha256(place))
     files = sorted([*kept, new], key=lambda file: file.path)
     manifest = msgspec.structs.replace(manifest, files=files)
+    if any(file.path == CARD for file in kept):
+        manifest = card.add(folder, manifest)  # it tells of the confidence, too
     write_json(folder / MANIFEST, manifest)
     return manifest
 

@@ -118,13 +118,19 @@ def _tasks(opened: Opened) -> dict[str, TaskFigures]:
 
 def _speeds(opened: Opened) -> dict[str, Speed]:
     """Every bundle's speed; the reference's isn't measured. What was taken while the machine was busy isn't kept."""
-    found, threads = dict[str, Speed](), opened.plan.threads
-    for one in opened.subjects:
-        name = kept.key("speed", model=one.sha256, threads=threads, machine=running.machine())
-        known = kept.get(name, Speed) if opened.plan.cached else None
-        found[one.label] = known or running.speed(one, threads, opened.progress)
-        if known is None and found[one.label].busy < BUSY:
-            kept.put(name, found[one.label])
+    plan = opened.plan
+    return {
+        one.label: speed_of(one, plan.threads, opened.progress, cached=plan.cached) for one in opened.subjects
+    }
+
+
+def speed_of(subject: Subject, threads: int, progress: Progress, *, cached: bool = True) -> Speed:
+    """A model's speed, as it was measured before where that is kept (and ``cached`` allows it)."""
+    name = kept.key("speed", model=subject.sha256, threads=threads, machine=running.machine())
+    known = kept.get(name, Speed) if cached else None
+    found = known or running.speed(subject, threads, progress)
+    if known is None and found.busy < BUSY:
+        kept.put(name, found)
     return found
 
 

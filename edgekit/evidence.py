@@ -11,6 +11,7 @@ from edgekit.errors import BundleError
 from edgekit.evaluation.figures import TaskFigures
 from edgekit.evaluation.running import Speed
 from edgekit.evaluation.text import TextFigures
+from edgekit.gates import parse, shown
 
 
 class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -26,10 +27,24 @@ class Judged(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     gate: str
     measured: float | None
     passed: bool
+    held: float | None = None
+    """What was held against the bar where that is not the figure itself: its interval's bad end."""
+
+
+class Rung(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A quantization that was tried on the way to the smallest that passes: bytes of its files, and what its gates said."""
+
+    quantization: str
+    size: int
+    passed: bool
+    gates: list[Judged]
 
 
 class Evidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The manifest's ``quality``: figures on a text and on labelled records, beside the unquantized merged model."""
+    """The manifest's ``quality``: figures on a text and on labelled records, beside the unquantized merged model.
+
+    Texts and labels of single records stay out of what is published: ``changes`` of the flips is empty.
+    """
 
     reference: str | None
     """The reference's type, such as F16; None where nothing was referred to."""
@@ -40,6 +55,17 @@ class Evidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reference_text: TextFigures | None = None
     reference_task: TaskFigures | None = None
     gates: list[Judged] = []
+    ladder: list[Rung] = []
+    """Smallest first; only of a bundle that is the smallest that passes."""
+
+
+def explained(one: Judged) -> str:
+    """A gate as it was written, what was measured, and what of it was held against the bar."""
+    if one.measured is None:
+        return f"{one.gate}, not measured"
+    metric = parse(one.gate).metric
+    value = f"{one.gate}, measured {shown(metric, one.measured)}"
+    return value if one.held is None else f"{value}, at worst {shown(metric, one.held)} (95 %)"
 
 
 def of(manifest: Manifest) -> Evidence | None:

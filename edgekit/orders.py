@@ -5,11 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 from edgekit.errors import InputError
 from edgekit.intended import Intended
 from edgekit.progress import Progress
 from edgekit.project import BuildSpec
+
+SMALLEST: Final = "smallest"
+"""Named instead of a quantization: the smallest whose gates pass."""
+
+
+def is_smallest(name: str) -> bool:
+    """Whether a quantization's name asks for a search."""
+    return name.lower() == SMALLEST
 
 
 @dataclass(frozen=True)
@@ -19,6 +28,12 @@ class Order:
     quantization: str
     folder: Path
     target: Intended | None = None
+
+    @property
+    def label(self) -> str:
+        """What it is called while it is made: a rung of a search by its quantization, too."""
+        name = self.folder.name
+        return f"{name} ({self.quantization})" if name.endswith(f"-{SMALLEST}") else name
 
 
 def orders(spec: BuildSpec, progress: Progress) -> list[Order]:
@@ -52,6 +67,11 @@ def check(spec: BuildSpec) -> None:
 
 
 def _check_budget(spec: BuildSpec) -> None:
+    if spec.refine and any(map(is_smallest, spec.quantizations)):
+        raise InputError(
+            f"a search for the {SMALLEST} doesn't refine its rungs",
+            next_step="build the quantization that it finds with --refine",
+        )
     if spec.has_auto and spec.budget is None and spec.recipe is None:
         raise InputError(
             "auto has no budget",
@@ -74,6 +94,8 @@ def folder_of(spec: BuildSpec) -> Path:
 
     if spec.devices:
         return spec.out / f"{spec.name}-{spec.devices[0].name}"
+    if is_smallest(spec.quantizations[0]):
+        return spec.out / f"{spec.name}-{SMALLEST}"
     return spec.out / f"{spec.name}-{presets.preset(spec.quantizations[0]).name.lower()}"
 
 

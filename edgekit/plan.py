@@ -92,12 +92,12 @@ def candidates(spec: BuildSpec) -> Candidates:
             notes.append(
                 f"no tokenizer here: sizes leave {missing / 1e6:.1f} MB for one, and are exact once it is there"
             )
-        for one in _plans(inputs, spec, notes):
-            found.append(Candidate(artifact(one, missing), _barred(inputs, one)))
+        for one in plans(inputs, spec, notes):
+            found.append(Candidate(artifact(one, missing), barred(inputs, one)))
         return Candidates(found, not missing, notes)
 
 
-def _plans(inputs: Opened, spec: BuildSpec, notes: list[str]) -> Iterator[gguf.Plan]:
+def plans(inputs: Opened, spec: BuildSpec, notes: list[str]) -> Iterator[gguf.Plan]:
     """A plan for each preset; those whose blocks the model's rows don't divide by are left out, and noted."""
     from edgekit.converters.gguf import imatrix, plan, presets
 
@@ -114,7 +114,7 @@ def _plans(inputs: Opened, spec: BuildSpec, notes: list[str]) -> Iterator[gguf.P
         yield one
 
 
-def _barred(inputs: Opened, one: gguf.Plan) -> str | None:
+def barred(inputs: Opened, one: gguf.Plan) -> str | None:
     """Why a plan can't be carried out, or isn't worth it."""
     origin = inputs.layout.origin
     if one.lacking:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,13 +13,15 @@ import msgspec
 from edgekit.budget import AUTO, Budget, parse_bytes
 from edgekit.errors import InputError
 from edgekit.files import MALFORMED, read_bounded, read_json, read_text, real
+from edgekit.targets import split_gates
+from edgekit.trial import Trial
 
 if TYPE_CHECKING:
     from edgekit.profiles.devices import Device
 
 FILE = "edgekit.toml"
 DEFAULT_QUANTIZATIONS = ("Q4_K_M",)
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,13 @@ class BuildSpec:
     """The types that AUTO is to give, found before."""
     refine: bool = False
     """Round with error feedback where that loses less on the calibration data."""
+    trial: Trial = field(default_factory=Trial)
+    """What the bundles are measured on, and must pass to be published."""
+    intended_use: str | None = None
+    """What the result is meant for, in the words of who publishes it."""
 
     def __post_init__(self) -> None:
-        if not _NAME.fullmatch(self.name):
+        if not NAME.fullmatch(self.name):
             raise InputError(
                 "not a name for a bundle", found=self.name, expected="letters, digits, dot, dash"
             )
@@ -107,6 +112,15 @@ class _Auto(msgspec.Struct, forbid_unknown_fields=True):
         return Budget(self.bpw, size, self.max_kld)
 
 
+class _Evaluation(msgspec.Struct, forbid_unknown_fields=True):
+    task: str | None = None
+    text: str | None = None
+    gates: tuple[str, ...] = ()
+    chunks: int | None = None
+    ctx: int | None = None
+    reference_type: str = "F16"
+
+
 class _Project(msgspec.Struct, forbid_unknown_fields=True):
     name: str
     base: str
@@ -123,8 +137,10 @@ class _Project(msgspec.Struct, forbid_unknown_fields=True):
     split_size: str | None = None
     allow_nonfinite: bool = False
     licence: str | None = None
+    intended_use: str | None = None
     adapters: list[_AdapterEntry] = []
     prompt: _Prompt = msgspec.field(default_factory=_Prompt)
+    evaluation: _Evaluation = msgspec.field(default_factory=_Evaluation)
     tensor_types: dict[str, str] = {}
     targets: dict[str, dict[str, Any]] = {}
 
@@ -146,7 +162,8 @@ def read_project(
             next_step="edgekit init shows every key",
         ) from error
     folder, prompt = path.parent, project.prompt
-    devices = _devices(path, project, targets)
+    tables, gates = split_gates(project.targets, path)
+    devices = _devices(path, tables, targets)
     wanted = () if targets else project.quantizations
     if wanted is None:
         wanted = () if devices else DEFAULT_QUANTIZATIONS
@@ -178,15 +195,31 @@ def read_project(
         threads=threads,
         force=force,
         devices=devices,
+        trial=_trial(folder, project.evaluation, gates),
+        intended_use=project.intended_use,
     )
 
 
-def _devices(path: Path, project: _Project, targets: Sequence[str]) -> tuple[Device, ...]:
-    if not (targets or project.targets):
+def _trial(folder: Path, its: _Evaluation, gates: Mapping[str, tuple[str, ...]]) -> Trial:
+    return Trial(
+        task=folder / its.task if its.task else None,
+        text=folder / its.text if its.text else None,
+        gates=its.gates,
+        target_gates=tuple(gates.items()),
+        chunks=its.chunks,
+        ctx=its.ctx,
+        reference_type=its.reference_type,
+    )
+
+
+def _devices(
+    path: Path, tables: Mapping[str, Mapping[str, Any]], targets: Sequence[str]
+) -> tuple[Device, ...]:
+    if not (targets or tables):
         return ()
     from edgekit.targets import resolve
 
-    return tuple(resolve(targets, project.targets, path))
+    return tuple(resolve(targets, tables, path))
 
 
 def name_of(base: Path, adapters: Sequence[tuple[Path, float]]) -> str:
@@ -224,48 +257,3 @@ def parse_adapter(text: str) -> tuple[Path, float]:
 def _check_weight(weight: float) -> None:
     if not -1e6 < weight < 1e6:
         raise InputError("an adapter's weight is out of range", found=weight, expected="a number such as 0.5")
-
-
-TEMPLATE = """\
-# What `edgekit build` makes here. Paths are relative to this file.
-
-name = "{name}"
-version = "0.1.0"
-counter = 1                      # counts releases up; devices refuse to go back
-base = {base}                  # folder of a Hugging Face checkpoint (safetensors)
-out = "dist"                     # a bundle per quantization and target: dist/{name}-q4_k_m, dist/{name}-laptop-8gb, …
-quantizations = ["Q4_K_M", "Q8_0"]
-# llama_cpp = "../llama.cpp"     # its converter is run for models that edgekit doesn't convert
-# calibration = "train.jsonl"    # data like what it will see, or edgekit calibrate's file: spends bits where they matter
-# imatrix = "imatrix.gguf"       # or llama-imatrix's file; types of about two bits need one
-# auto = {{ bpw = 4.5 }}           # for the quantization "auto": or max_size = "2.1GB", or max_kld = 0.02
-# refine = true                  # error feedback, where it loses less on the calibration data
-# split_size = "2G"              # several files, none with more of tensors than this
-# licence = "Apache-2.0"         # of the result; it goes into the manifest
-
-[[adapters]]                     # repeat for several; leave out to package the base alone
-path = {adapter}
-weight = 1.0
-
-[prompt]
-# template = "Extract people and date:\\n{{text}}"   # what `extract` asks; {{text}} is the input
-# file = "prompt.txt"                              # or from a file
-# system = "You answer with JSON."
-# schema = "schema.json"                           # JSON Schema that answers must satisfy
-
-# [targets.laptop-8gb]           # a bundle for this device; edgekit targets lists them
-# context = 2048                 # what is different from its profile; may be empty
-
-# [tensor_types]                 # override the preset: regex on GGUF tensor names = type
-# "ffn_down" = "q8_0"
-"""
-
-
-def template(name: str, base: str, adapter: str) -> str:
-    """A commented project file."""
-    quoted = {
-        key: json.dumps(value, ensure_ascii=False) for key, value in (("base", base), ("adapter", adapter))
-    }
-    if not _NAME.fullmatch(name):
-        raise InputError("not a name for a bundle", found=name, expected="letters, digits, dot, dash")
-    return TEMPLATE.format(name=name, **quoted)

@@ -31,3 +31,23 @@ def resolve(
     if twice := sorted({name for name in called if called.count(name) > 1}):
         raise InputError("a target is named twice", found=", ".join(twice), expected="each once")
     return found
+
+
+def split_gates(
+    tables: Mapping[str, Mapping[str, Any]], project: Path
+) -> tuple[dict[str, dict[str, Any]], dict[str, tuple[str, ...]]]:
+    """A project's ``[targets.NAME]`` tables without their ``gates``, which no device has, and these gates by target."""
+    plain = {name: {key: one for key, one in its.items() if key != "gates"} for name, its in tables.items()}
+    gates = {}
+    for name, its in tables.items():
+        some = its.get("gates", [])
+        if not isinstance(some, list) or not all(isinstance(one, str) for one in some):
+            raise InputError(
+                f"targets.{name}.gates is no list of gates",
+                path=project,
+                found=repr(some)[:200],
+                expected='such as ["f1 >= 0.85"]',
+            )
+        if some:
+            gates[name] = tuple(some)
+    return plain, gates

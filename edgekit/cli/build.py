@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgekit.cli import build_gates
+
 if TYPE_CHECKING:
     from edgekit.budget import Budget
-    from edgekit.build import Built
-    from edgekit.buildcache import Cached
     from edgekit.project import BuildSpec
 
-_BOTH = ("out", "quants")
+_BOTH = ("out", "quants", *build_gates.NAMES)
 """Options that say of a project, too, what is built and where."""
 
 EPILOG = """\b
@@ -26,6 +26,8 @@ Examples:
   edgekit build model-f16.gguf --quant Q4_K_M
   edgekit build BASE --adapter LORA --quant Q3_K_M --calibration train.jsonl --prompt prompt.txt
   edgekit build BASE --adapter LORA --quant auto --bpw 4.5 --calibration train.jsonl --prompt prompt.txt
+  edgekit build BASE --adapter LORA --prompt prompt.txt --schema schema.json --task labelled.jsonl --gate 'f1 >= 0.85'
+  edgekit build BASE --adapter LORA --quant smallest --text text.txt --gate 'kld <= 0.02'
   edgekit build BASE --adapter A:0.7 --adapter B:0.3 --prompt prompt.txt --schema schema.json
 """
 
@@ -35,7 +37,13 @@ Examples:
 @click.option(
     "--adapter", "adapters", multiple=True, metavar="DIR[:WEIGHT]", help="LoRA adapter; repeatable."
 )
-@click.option("--quant", "quants", multiple=True, metavar="TYPE", help="Q4_K_M, Q8_0, F16, …; repeatable.")
+@click.option(
+    "--quant",
+    "quants",
+    multiple=True,
+    metavar="TYPE",
+    help="Q4_K_M, Q8_0, F16, …, or smallest that passes; repeatable.",
+)
 @click.option(
     "--target", "targets", multiple=True, metavar="NAME|FILE",
     help="The best for a device of `edgekit targets`, or of a .toml file; repeatable.",
@@ -79,6 +87,10 @@ Examples:
 @click.option("--system", help="System message that goes with the prompt.")
 @click.option("--schema", type=click.Path(path_type=Path), help="JSON Schema for the output.")
 @click.option("--licence", help="Licence of the result, for the manifest.")
+@click.option(
+    "--intended-use", "intended_use", metavar="TEXT", help="What the result is meant for, for the model card."
+)
+@build_gates.options
 @click.option("--project", type=click.Path(path_type=Path), help="Project file.  [default: edgekit.toml]")
 @click.option(
     "--threads", type=click.IntRange(1), help="Threads to quantize with.  [default: physical cores]"
@@ -105,27 +117,31 @@ def command(
 ) -> None:
     """Merge adapters into BASE, quantize, and pack one bundle per quantization and target.
 
-    BASE is the folder of a Hugging Face checkpoint, or a .gguf file.
+    BASE is the folder of a Hugging Face checkpoint, or a .gguf file. With --task, --text or --gate every bundle is
+    measured beside the unquantized model; one that fails a gate isn't published, and the exit code is 3.
     """
     from edgekit.build import build
     from edgekit.buildcache import build_cached
+    from edgekit.cli.build_report import report
     from edgekit.cli.output import bars
+    from edgekit.judging import require
 
     if base is None:
         from edgekit.project import FILE, read_project
 
-        names = {"adapters": "adapter", "types": "tensor-type", "split_size": "split-size"}
+        names = {"adapters": "adapter", "types": "tensor-type"}
         if wrong := [
             name for name, value in given.items() if value not in (None, (), False) and name not in _BOTH
         ]:
             raise click.UsageError(
-                f"--{names.get(wrong[0], wrong[0])} goes with a BASE; a project file has its own"
+                f"--{names.get(wrong[0], wrong[0].replace('_', '-'))} goes with a BASE; a project file has its own"
             )
         spec = read_project(project or Path(FILE), force=force, threads=threads, targets=targets)
         if given["quants"]:
             spec = replace(spec, quantizations=given["quants"], devices=spec.devices if targets else ())
         if given["out"]:
             spec = replace(spec, out=given["out"])
+        spec = replace(spec, trial=build_gates.trial(given, spec.trial))
     elif project:
         raise click.UsageError("BASE and --project are two ways to say what to build")
     else:
@@ -133,10 +149,10 @@ def command(
     if allow_nonfinite:
         spec = replace(spec, allow_nonfinite=True)
     with bars() as progress:
-        if cache_dir:
-            _report_cached(build_cached(spec, cache_dir, progress), as_json)
-        else:
-            _report(build(spec, progress), as_json)
+        cached = build_cached(spec, cache_dir, progress) if cache_dir else None
+        built = [one.built for one in cached] if cached else build(spec, progress)
+    report(built, cached, as_json)
+    require(built)
 
 
 def _spec(
@@ -152,6 +168,7 @@ def _spec(
         read_prompt,
     )
     from edgekit.targets import resolve
+    from edgekit.trial import Trial
 
     adapters = tuple(parse_adapter(text) for text in given["adapters"])
     quants = given["quants"] or (() if targets else DEFAULT_QUANTIZATIONS)
@@ -178,6 +195,8 @@ def _spec(
         devices=tuple(resolve(targets, {})),
         threads=threads,
         force=force,
+        trial=build_gates.trial(given, Trial()),
+        intended_use=given["intended_use"],
     )
 
 
@@ -193,56 +212,3 @@ def _budget(given: dict[str, Any], quants: Sequence[str]) -> Budget | None:
         raise click.UsageError("--recipe leaves nothing to choose: pass it without a budget")
     size = None if given["max_size"] is None else parse_bytes(given["max_size"])
     return Budget(given["bpw"], size, given["max_kld"])
-
-
-def _report(built: list[Built], as_json: bool) -> None:
-    from edgekit.cli import allocation
-    from edgekit.cli.output import print_json, table
-
-    if as_json:
-        print_json([_as_json(one) for one in built])
-        return
-    table(["bundle", "quantization", "artifact", "memory"], [_row(one) for one in built])
-    for one in built:
-        if one.manifest.allocation and one.manifest.quantization == "AUTO":
-            click.echo()
-            allocation.show(one.manifest.allocation.types)
-    timing = built[0].timing
-    took = f"merged and quantized in {timing.wall:.1f} s; " if timing else ""
-    click.echo(f"\n{took}try: edgekit run {built[0].folder} -p 'Hello'")
-
-
-def _report_cached(found: list[Cached], as_json: bool) -> None:
-    from edgekit.cli.output import print_json, table
-
-    if as_json:
-        print_json([_as_json(one.built) | {"key": one.key, "cache": one.how} for one in found])
-        return
-    rows = [[*_row(one.built), one.how, one.key[:16]] for one in found]
-    table(["bundle", "quantization", "artifact", "memory", "cache", "key"], rows)
-
-
-def _row(one: Built) -> list[str]:
-    from edgekit.cli.output import size
-
-    return [str(one.folder), one.manifest.quantization, size(one.size), _memory(one)]
-
-
-def _memory(one: Built) -> str:
-    from edgekit.cli.output import size
-
-    if target := one.manifest.target:
-        return f"{size(target.memory)} at {target.context:,}"
-    return f"{size(min(one.manifest.requirements.memory.values()))} or more"
-
-
-def _as_json(one: Built) -> dict[str, Any]:
-    return {
-        "bundle": str(one.folder),
-        "name": one.manifest.name,
-        "quantization": one.manifest.quantization,
-        "target": one.manifest.target.name if one.manifest.target else None,
-        "size": one.size,
-        "memory": one.manifest.requirements.memory,
-        "seconds": round(one.timing.wall, 3) if one.timing else 0.0,
-    }

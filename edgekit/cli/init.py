@@ -18,7 +18,7 @@ import click
 def command(name: str, base: str, adapter: str, out: Path, force: bool) -> None:
     """Write a commented edgekit.toml, which `edgekit build` then reads."""
     from edgekit.errors import InputError
-    from edgekit.project import template
+    from edgekit.template import template
 
     try:
         with out.open("w" if force else "x", encoding="utf-8") as file:

@@ -30,6 +30,8 @@ class Plan:
 
     bundles: tuple[Path, ...]
     """Bundles' folders, or .gguf files."""
+    labels: tuple[str, ...] = ()
+    """What these are called; unset: as their folders or files."""
     reference: Path | None = None
     """A checkpoint's folder, a bundle's, or a .gguf file."""
     adapters: tuple[tuple[Path, float], ...] = ()
@@ -97,7 +99,7 @@ class Opened:
 
 def open_all(plan: Plan, stack: ExitStack, progress: Progress) -> Opened:
     """Look at everything, the cheap things first; a reference that has to be built comes after all that can be refused."""
-    named = subjects.open_subjects(plan.bundles)
+    named = subjects.open_subjects(plan.bundles, plan.labels)
     question = None if plan.task is None else _question(plan, named)
     task = None if plan.task is None or question is None else read_task(plan.task, question.schema)
     text = None if plan.text is None else read_plain(plan.text)
@@ -131,6 +133,15 @@ def _digested(those: list[Subject], progress: Progress) -> list[Subject]:
 
 
 def _cut(plan: Plan, subject: Subject, tokens: Tokens, chunk: int) -> list[list[int]]:
+    assert plan.text is not None
+    return cut_for(subject, tokens, chunk, plan.chunks, plan.text)
+
+
+def cut_for(
+    subject: Subject, tokens: Tokens, chunk: int | None, most: int | None, path: Path
+) -> list[list[int]]:
+    """A text's chunks for one model; ``InputError`` for chunks beyond its context, and for a text shorter than one."""
+    chunk = chunk or min(CHUNK, subject.trained)
     if chunk > subject.trained:
         raise InputError(
             "the chunks are longer than the model's context",
@@ -138,8 +149,7 @@ def _cut(plan: Plan, subject: Subject, tokens: Tokens, chunk: int) -> list[list[
             found=f"{chunk} tokens",
             expected=f"at most {subject.trained}",
         )
-    assert plan.text is not None
-    return cut(tokens.ids, tokens.bos, chunk, plan.chunks, plan.text)
+    return cut(tokens.ids, tokens.bos, chunk, most, path)
 
 
 def _question(plan: Plan, named: Sequence[Subject]) -> Question:
@@ -157,14 +167,19 @@ def _question(plan: Plan, named: Sequence[Subject]) -> Question:
     from edgekit.runtimes.constraint import compile_schema
 
     compile_schema(schema)
-    for gate in plan.gates:
+    check_labels(plan.gates, schema)
+    return Question(prompt, _own(named, "system"), schema)
+
+
+def check_labels(gates: Sequence[Gate], schema: Mapping[str, Any]) -> None:
+    """``InputError`` for a gate on labels where the schema has none."""
+    for gate in gates:
         if gate.metric == "accuracy" and not label_fields(schema):
             raise InputError(
                 "the gate can't be judged: no field of the schema takes one of a few labels",
                 found=gate.text,
                 next_step="use f1 or exact, or a schema with an enum",
             )
-    return Question(prompt, _own(named, "system"), schema)
 
 
 def _own(named: Sequence[Subject], what: str) -> Any:

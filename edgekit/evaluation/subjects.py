@@ -51,15 +51,17 @@ class Subject:
         return self.files[0][0]
 
 
-def open_subjects(paths: Sequence[Path]) -> list[Subject]:
+def open_subjects(paths: Sequence[Path], labels: Sequence[str] = ()) -> list[Subject]:
     """Look at bundles' folders and .gguf files; ``InputError`` or ``BundleError`` for anything amiss in their headers."""
+    if labels:
+        return [open_subject(path, label) for path, label in zip(paths, labels, strict=True)]
     places = [real(path) for path in paths]
     if len(set(places)) < len(paths):
         raise InputError("a bundle is named twice", found=", ".join(map(str, paths)))
     choices = ([place.name for place in places], ["/".join(place.parts[-2:]) for place in places])
     unlike = (names for names in choices if len({REFERENCE, *names}) > len(names))
-    labels = next(unlike, list(map(str, places)))
-    return [open_subject(path, label) for path, label in zip(paths, labels, strict=True)]
+    found = next(unlike, list(map(str, places)))
+    return [open_subject(path, label) for path, label in zip(paths, found, strict=True)]
 
 
 def open_subject(path: Path, label: str) -> Subject:
@@ -105,6 +107,16 @@ def is_checkpoint(path: Path) -> bool:
     return path.is_dir() and not (path / MANIFEST).is_file()
 
 
+def foresee(spec: BuildSpec, place: Path) -> Subject:
+    """What a spec makes, before any weight is read: a file at ``place`` with all keys, the vocabulary, and no weights."""
+    from edgekit.opening import opened
+
+    with opened(spec, Progress()) as inputs:
+        start = inputs.plans[0].write_header(place)
+        os.truncate(place, start + inputs.plans[0].data_bytes)  # a hole, which takes no room on the disk
+    return open_subject(place, REFERENCE)
+
+
 class Reference:
     """What the others are held against: a bundle or a .gguf file as it is; a checkpoint, or adapters on anything, built.
 
@@ -131,13 +143,7 @@ class Reference:
         """The reference before any weight is read: its keys and vocabulary are there, its weights need not be."""
         if self._folder is None:
             return open_subject(self.path, REFERENCE)
-        from edgekit.opening import opened
-
-        place = self._folder / "foreseen.gguf"
-        with opened(self._spec(self._folder), Progress()) as inputs:
-            start = inputs.plans[0].write_header(place)
-            os.truncate(place, start + inputs.plans[0].data_bytes)  # a hole, which takes no room on the disk
-        return open_subject(place, REFERENCE)
+        return foresee(self._spec(self._folder), self._folder / "foreseen.gguf")
 
     def made(self) -> Subject:
         """The reference, ready to run."""

@@ -56,7 +56,8 @@ def test_build_from_arguments(tiny: Path, tmp_path: Path) -> None:
     ]
     built = json.loads(edgekit(*arguments, "-o", tmp_path, "--json"))
     assert [one["quantization"] for one in built] == ["Q8_0", "Q4_0"]
-    assert set(built[0]) == {"bundle", "name", "quantization", "target", "size", "memory", "seconds"}
+    judged = {"published", "gates", "quality", "speed"}
+    assert set(built[0]) == {"bundle", "name", "quantization", "target", "size", "memory", "seconds"} | judged
     assert built[0]["size"] == (tmp_path / "lora-q8_0" / "model.gguf").stat().st_size
     assert "exists already" in edgekit(*arguments, "-o", tmp_path, code=1)
     assert "lora-q8_0" in edgekit(*arguments, "-o", tmp_path, "--force")

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from edgekit.errors import InputError
-from edgekit.project import BuildSpec, parse_adapter, read_project, template
+from edgekit.project import BuildSpec, parse_adapter, read_project
+from edgekit.template import template
 from tests.conftest import ROOT
 
 FULL = """
