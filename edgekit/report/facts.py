@@ -118,7 +118,9 @@ def _flip(change: Change) -> Flip:
     rows = []
     for name in names:
         before, after = _value(theirs, name), _value(ours, name)
-        rows.append((name, _value(change.expected, name), before, after, before != after))
+        row = name, _value(change.expected, name), before, after, before != after
+        if set(row[1:4]) != {NOTHING}:
+            rows.append(row)
     return Flip(change.id, change.kind, rows)
 
 

@@ -105,7 +105,7 @@ def make(base: BuildSpec, calibrated: Path, presets: Sequence[str]) -> dict[str,
         if (reference := found.get(f"{name} matrix")) is None:
             continue
         size = (reference / "model.gguf").stat().st_size
-        for label, most in (("", size), *((("-10%", int(0.9 * size)),) if name == "Q4_K_M" else ())):
+        for label, most in (("", size), *((("-less", int(0.9 * size)),) if name == "Q4_K_M" else ())):
             auto = replace(base, quantizations=(AUTO,), name=f"{name.lower()}{label}", calibration=calibrated)
             need(f"auto {name}{label}", replace(auto, budget=Budget(max_size=most)))
     return found
@@ -176,7 +176,7 @@ def show(rows: dict[str, Row], presets: Sequence[str]) -> None:
     for label, row in rows.items():
         if label.startswith("auto "):
             name = label.removeprefix("auto ")
-            theirs = rows.get(f"{name.removesuffix('-10%')} matrix")
+            theirs = rows.get(f"{name.removesuffix('-less')} matrix")
             ratio = "–" if theirs is None else f"{float(kld(row)) / float(kld(theirs)):.2f}"
             print(f"| {name} | {row.size:,} | {kld(row)} | {ratio} | {' | '.join(task(row))} |")
 
