@@ -31,6 +31,10 @@ Examples:
     "--reference-type", type=click.Choice(["F16", "F32", "BF16"]), default="F16", show_default=True,
     help="What a checkpoint is built in, to refer to.",
 )  # fmt: skip
+@click.option(
+    "--reference-runtime", type=click.Choice(["llama.cpp", "transformers"]), default="llama.cpp", show_default=True,
+    help="What runs the reference; transformers, an extra, in F32 and for --text.",
+)  # fmt: skip
 @click.option("--task", type=PATH, help='Labelled JSONL, {"id", "text", "expected"}, none seen in training.')
 @click.option("--text", type=PATH, help="Plain text for perplexity and KL divergence.")
 @click.option(

@@ -36,6 +36,8 @@ class Plan:
     """A checkpoint's folder, a bundle's, or a .gguf file."""
     adapters: tuple[tuple[Path, float], ...] = ()
     """What is merged into the reference."""
+    reference_runtime: str = subjects.LLAMA_CPP
+    """What the reference runs in: llama.cpp, or transformers in float32, for a text alone."""
     reference_type: str = "F16"
     """What a reference is built in: F16 keeps more of a merged weight than BF16 does, F32 keeps all."""
     task: Path | None = None
@@ -73,8 +75,29 @@ class Plan:
                 found=self.reference_type,
                 expected=", ".join(subjects.UNQUANTIZED),
             )
+        self._check_runtime()
         names = {"text": self.text, "task": self.task, "reference": self.reference, "speed": self.speed}
         bars.check_measured(self.gates, {name for name, given in names.items() if given})
+
+    def _check_runtime(self) -> None:
+        if self.reference_runtime not in subjects.RUNTIMES:
+            raise InputError(
+                "no such runtime for a reference",
+                found=self.reference_runtime,
+                expected=", ".join(subjects.RUNTIMES),
+            )
+        if self.reference_runtime != subjects.TRANSFORMERS:
+            return
+        if self.task is not None:
+            raise InputError(
+                "transformers is a reference for texts only",
+                next_step="leave out --task, or --reference-runtime",
+            )
+        if self.reference is None or not subjects.is_checkpoint(self.reference):
+            raise InputError(
+                "transformers reads a checkpoint", path=self.reference, found="none" if self.reference is None else None,
+                expected="--reference with a checkpoint's folder",
+            )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -109,7 +132,9 @@ def open_all(plan: Plan, stack: ExitStack, progress: Progress) -> Opened:
     reference = (
         None
         if plan.reference is None
-        else subjects.Reference(plan.reference, plan.adapters, plan.reference_type, stack, progress)
+        else subjects.Reference(
+            plan.reference, plan.adapters, plan.reference_type, stack, progress, plan.reference_runtime
+        )
     )
     foreseen = None if reference is None else reference.foreseen()
     if reference and foreseen and text is not None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
@@ -19,7 +19,7 @@ from edgekit.evaluation.unsound import first_unsound, not_finite
 from edgekit.progress import Progress
 
 if TYPE_CHECKING:
-    from edgekit.runtimes.llamacpp import LlamaCppEngine
+    from edgekit.runtimes.engine import Engine
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,29 @@ def machine() -> str:
 
 
 @contextmanager
-def _reader(subject: Subject, chunk: int, threads: int) -> Iterator[LlamaCppEngine]:
+def _transformers(subject: Subject, threads: int) -> Iterator[Engine]:
+    """A checkpoint, its adapters merged by edgekit, in transformers."""
+    from edgekit.opening import opened
+    from edgekit.runtimes.transformers_reader import TransformersReader
+
+    assert subject.source is not None
+    with opened(subject.source, Progress()) as inputs:
+        merged = inputs.merged
+        weights = ((name, merged.read(name)) for name in merged.names())
+        reader = TransformersReader(merged.config, weights, subject.path, threads)
+    try:
+        yield cast("Engine", reader)
+    finally:
+        reader.close()
+
+
+@contextmanager
+def _reader(subject: Subject, chunk: int, threads: int) -> Iterator[Engine]:
     """The model, opened to read chunks of so many tokens."""
+    if subject.source is not None:
+        with _transformers(subject, threads) as reader:
+            yield reader
+        return
     from edgekit.choosing import open_engine
     from edgekit.runtimes.chunks import ROWS
     from edgekit.runtimes.llamacpp import LlamaCppOptions

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from edgekit.project import BuildSpec
 
 REFERENCE: Final = "reference"
+LLAMA_CPP: Final = "llama.cpp"
+TRANSFORMERS: Final = "transformers"
+RUNTIMES: Final = (LLAMA_CPP, TRANSFORMERS)
+"""What a reference may run in."""
 UNQUANTIZED: Final = ("F16", "F32", "BF16")
 
 
@@ -44,6 +48,8 @@ class Subject:
     schema: Mapping[str, Any] | None = None
     sha256: str = ""
     """Of the file; of the digests of all files where there are several. Known once it is ``digested``."""
+    source: BuildSpec | None = None
+    """What transformers reads instead of ``files``: a checkpoint and the adapters that are merged into it."""
 
     @property
     def artifact(self) -> Path:
@@ -98,6 +104,8 @@ def digested(subject: Subject) -> Subject:
                 expected=f"{listed[:16]}…",
                 next_step="copy the bundle again",
             )
+    if subject.source is not None:
+        digests.append(repr((TRANSFORMERS, [weight for _, weight in subject.source.adapters])))
     whole = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
     return replace(subject, sha256=whole)
 
@@ -130,7 +138,9 @@ class Reference:
         kind: str,
         stack: ExitStack,
         progress: Progress,
+        runtime: str = LLAMA_CPP,
     ) -> None:
+        self._runtime = runtime
         self.path, self._kind, self._adapters, self._progress = path, kind, tuple(adapters), progress
         self._folder: Path | None = None
         if not adapters and not is_checkpoint(path):
@@ -149,10 +159,25 @@ class Reference:
         """The reference, ready to run."""
         if self._folder is None:
             return open_subject(self.path, REFERENCE)
+        if self._runtime == TRANSFORMERS:
+            return self._unbuilt(self._folder)
         from edgekit.build import build
 
         built = build(self._spec(self._folder), self._progress)[0]
         return replace(open_subject(built.folder, REFERENCE), path=self.path)
+
+    def _unbuilt(self, folder: Path) -> Subject:
+        """The checkpoint as transformers will read it, in float32."""
+        from edgekit.opening import opened
+        from edgekit.plan import artifact
+
+        spec = self._spec(folder)
+        with opened(spec, Progress()) as inputs:
+            files = [file.path for file in inputs.base.files]
+            files += [one.file.path for one, _ in inputs.adapters]
+            size, shape = 4 * inputs.layout.parameters, artifact(inputs.plans[0]).shape
+        listed = tuple((path, None) for path in files)
+        return Subject(REFERENCE, self.path, listed, "F32", size, shape.trained, source=spec)
 
     def _spec(self, folder: Path) -> BuildSpec:
         from edgekit.project import BuildSpec
