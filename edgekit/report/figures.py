@@ -126,8 +126,8 @@ _PLACES: Final = tuple(
     (dx, dy, align)
     for far in (0, 14, 26, 38)
     for dx, dy, align in (
-        (8, 0 + far, "left"), (-8, 0 + far, "right"), (8, -9 - far, "left"), (-8, -9 - far, "right"),
-        (0, 11 + far, "center"), (0, -12 - far, "center"),
+        (7, 8 + far, "left"), (-7, 8 + far, "right"), (7, -9 - far, "left"), (-7, -9 - far, "right"),
+        (0, 12 + far, "center"), (0, -13 - far, "center"),
     )
 )  # fmt: skip
 

@@ -132,7 +132,7 @@ def measured(data: Path, out: Path, found: dict[str, Path]) -> dict[str, Row]:
     }  # fmt: skip
     rows = {}
     for label, folder in found.items():
-        task = None if label.endswith("plain") else records(data, out)
+        task = None if label.endswith(("plain", "matrix")) else records(data, out)
         print(f"measuring {label}", file=sys.stderr, flush=True)
         plan = Plan((folder,), task=task, **common)  # type: ignore[arg-type]
         one: Evaluation = evaluate(plan)
