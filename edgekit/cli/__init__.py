@@ -16,6 +16,7 @@ from edgekit.errors import EdgekitError, GateError
 
 COMMANDS = {
     "build": "Merge adapters into a base, quantize, and pack a bundle per quantization.",
+    "merge": "Merge adapters into a base, and write a checkpoint that others load.",
     "init": "Write a commented edgekit.toml to build from.",
     "inspect": "Show what is inside a checkpoint, an adapter, a GGUF file or a bundle.",
     "verify": "Check a bundle's files, and replay its golden probes.",

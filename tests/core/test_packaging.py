@@ -19,6 +19,7 @@ MAY_IMPORT_ROOMS = {
     "costs.py",
     "gathering.py",
     "ladder.py",
+    "merging.py",
     "probing.py",
     "rounding.py",
     "trials.py",
