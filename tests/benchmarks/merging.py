@@ -28,9 +28,9 @@ def main() -> None:
     setting = Setting(given.work.resolve(), given.size, given.runs, usable_cores())
     model, out, threads = setting.model(), setting.work / "merged", str(setting.threads)
     ours = [sys.executable, "-m", "edgekit", "merge", model / "base", "--adapter", model / "adapter"]
-    sides = {
+    sides: dict[str, list[str | Path]] = {
         "edgekit merge": [*ours, "-o", out, "--threads", threads],
-        "PEFT": python("peer", "merge", model / "base", model / "adapter", out, threads),
+        "PEFT": [*python("peer", "merge", model / "base", model / "adapter", out, threads)],
     }
     found: dict[str, list[Cost]] = {name: [] for name in sides}
     for _ in range(setting.runs):
