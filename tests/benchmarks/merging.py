@@ -27,10 +27,10 @@ def main() -> None:
     given = parser.parse_args()
     setting = Setting(given.work.resolve(), given.size, given.runs, usable_cores())
     model, out, threads = setting.model(), setting.work / "merged", str(setting.threads)
-    ours = [sys.executable, "-m", "edgekit", "merge", model / "base", "--adapter", model / "adapter"]
-    sides: dict[str, list[str | Path]] = {
-        "edgekit merge": [*ours, "-o", out, "--threads", threads],
-        "PEFT": [*python("peer", "merge", model / "base", model / "adapter", out, threads)],
+    parts = map(str, [model / "base", "--adapter", model / "adapter", "-o", out, "--threads", threads])
+    sides = {
+        "edgekit merge": [sys.executable, "-m", "edgekit", "merge", *parts],
+        "PEFT": python("peer", "merge", model / "base", model / "adapter", out, threads),
     }
     found: dict[str, list[Cost]] = {name: [] for name in sides}
     for _ in range(setting.runs):
