@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from edgekit import importance_worker
-from edgekit.gathering import Gathered
+from edgekit.gathering import PROBES, Gathered
 from edgekit.probing import Found, Weigh
 from edgekit.trials import Trials
 
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from edgekit.converters.gguf.allocate import Option
 
-PROBES: Final = 96
-"""Groups of tensors that are measured one by one, at most: neighbours of one kind are taken together beyond that."""
 _LEAST: Final = 1e-12
 
 

@@ -25,6 +25,14 @@ if TYPE_CHECKING:
 
 REFERENCE: Final = "F16"
 MODEL: Final = "reference.gguf"
+PROBES: Final = 96
+"""Groups of tensors that are measured one by one, at most: neighbours of one kind are taken together beyond that."""
+CHOSEN_BY: Final = (2048, 16_384)
+PROBED: Final = (512, 4096)
+"""Tokens, at least and at most, that candidates and single tensors' rounding are measured on."""
+CHOOSING: Final = 4 * 10**12
+PROBING: Final = 6 * 10**13
+"""Weights times tokens that these may take: some minutes each on two cores."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +81,7 @@ def gathered(spec: BuildSpec, progress: Progress, check: Callable[[Layout], None
         check(inputs.layout)
         for note in inputs.notes:
             progress.note(note)
-        room.check(spec.out, inputs.plans[0].data_bytes + nbytes(_widths(inputs.layout)))
+        room.check(spec.out, inputs.plans[0].data_bytes + 2 * nbytes(_widths(inputs.layout)))
         with tempfile.TemporaryDirectory(prefix=".edgekit-", dir=spec.out) as name:
             yield _read(inputs, data, chunk, Path(name), progress)
 
@@ -89,7 +97,7 @@ def _read(inputs: Opened, data: Data, chunk: int, folder: Path, progress: Progre
     def cut(artifact: Path) -> None:
         if inputs.layout.vocabulary:
             proof.prove(inputs, artifact)
-        apart = Apart(str(files["chosen_by"]), str(files["probed"]))
+        apart = Apart(str(files["chosen_by"]), str(files["probed"]), *_most(inputs.layout))
         found = importance_worker.run(Cut(str(artifact), data, chunk, None, str(files["tokens"]), apart))
         assert isinstance(found, Counted)
         counts.append(found)
@@ -104,6 +112,17 @@ def _read(inputs: Opened, data: Data, chunk: int, folder: Path, progress: Progre
     factors = Factors(Correlations.open(folder))
     held = files["chosen_by"], files["probed"]
     return Gathered(inputs, folder, imatrix.read(matrix), factors, counts[0], *held, progress)
+
+
+def _most(layout: Layout) -> tuple[int, int]:
+    """Tokens to choose by and to probe with, at most: fewer where each costs more, so that a large model takes minutes."""
+    weights = max(1, layout.parameters)
+    probes = min(PROBES, len(layout.tensors))
+    chosen_by, probed = CHOOSING // weights, PROBING // (weights * probes)
+    return (
+        min(max(chosen_by, CHOSEN_BY[0]), CHOSEN_BY[1]),
+        min(max(probed, PROBED[0]), PROBED[1]),
+    )
 
 
 def _widths(layout: Layout) -> list[int]:

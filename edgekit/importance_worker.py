@@ -27,16 +27,17 @@ if TYPE_CHECKING:
 
 EVERY: Final = 8
 """Of the calibration's sequences, one in so many is set apart to choose by."""
-CHOSEN_BY: Final = 16_384
-PROBED: Final = 4096
-"""Tokens that candidates, and single tensors' rounding, are measured on at most."""
 
 
 class Apart(msgspec.Struct, frozen=True):
-    """Files for sequences to choose by, which aren't among the others then; and for some of the others to probe with."""
+    """Files for sequences to choose by, which aren't among the others then, and for some of the others to probe with; and
+    the most tokens of each.
+    """
 
     chosen_by: str
     probed: str
+    most_chosen_by: int
+    most_probed: int
 
 
 class Cut(msgspec.Struct, tag=True, frozen=True):
@@ -153,8 +154,8 @@ def _parted(request: Cut, apart: Apart, found: list[list[int]], vocabulary: int)
     held = set(range(EVERY - 1, len(found), EVERY)) or {len(found) - 1}
     chosen_by = [found[at] for at in sorted(held)]
     rest = [one for at, one in enumerate(found) if at not in held]
-    _keep(probing.affordable(chosen_by, 1, CHOSEN_BY), apart.chosen_by)
-    _keep(probing.affordable(rest, vocabulary, PROBED), apart.probed)
+    _keep(probing.affordable(chosen_by, 1, apart.most_chosen_by), apart.chosen_by)
+    _keep(probing.affordable(rest, vocabulary, apart.most_probed), apart.probed)
     return rest
 
 

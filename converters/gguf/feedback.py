@@ -50,7 +50,10 @@ def factor(correlations: Float32) -> Factor:
 
 
 class Factors:
-    """Factors by weight, made where they are wanted; safe from several threads."""
+    """Factors by weight, made where they are first wanted and kept beside the correlations; safe from several threads.
+
+    One of 8,192 columns takes most of a minute, and is wanted by every file that is tried.
+    """
 
     def __init__(self, correlations: Correlations) -> None:
         self.correlations = correlations
@@ -62,11 +65,23 @@ class Factors:
         number = self.correlations.input_of(name)
         with self._lock:
             if number not in self._made:
-                self._made[number] = factor(self.correlations.of(number))
+                self._made[number] = self._kept(number)
                 while len(self._made) > _HELD:
                     self._made.popitem(last=False)
             self._made.move_to_end(number)
             return self._made[number]
+
+    def _kept(self, number: int) -> Factor:
+        columns = self.correlations.index.columns[number]
+        path = self.correlations.folder / f"factor-{number}.bin"
+        if path.exists():
+            table = np.fromfile(path, np.float32).reshape(columns + 1, columns)
+            return Factor(table[:columns], table[columns])
+        made = factor(self.correlations.of(number))
+        with path.open("wb") as file:
+            made.upper.tofile(file)
+            made.squares.tofile(file)
+        return made
 
     def fits(self, name: str, shape: tuple[int, ...], kind: Q) -> bool:
         """Whether a tensor can be rounded so: a matrix with correlations, in a type whose codes can be changed."""
