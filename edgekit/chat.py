@@ -13,6 +13,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from edgekit.errors import EdgekitError, InputError
+from edgekit.plain_templates import strips
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 MAX_SOURCE: Final = 256 * 1024
 MAX_SECONDS: Final = 2.0
+ASSEMBLED: Final = 1 << 19
+"""Characters of a prompt that is put together; a longer one is rendered, which minds its bounds."""
 _TEMPLATE_FILE: Final = "<template>"
 _STRFTIME: Final = re.compile(r"(?:[^%]|%[-_0^#]?[a-zA-Z%])*")
 _ROLE: Final = re.compile(r"[A-Za-z][\w.-]*")
@@ -112,12 +115,12 @@ def tokenize(tokenizer: Tokenizer, template: str, messages: Sequence[Message], *
     options = {"bos_token": tokenizer.bos_token, "eos_token": tokenizer.eos_token} | options
     for message in messages:
         _check_role(message)
-    specials = sorted(filter(None, tokenizer.specials), key=len, reverse=True)
+    specials, pattern = _specials(tuple(tokenizer.specials))
     texts = [*_texts(messages), *_texts(options.get("tools"))]
-    if not any(special in text for text in texts for special in specials):
-        return tokenizer.tokenize(render(template, messages, **options), special=True)
+    if not (specials and any(map(pattern.search, texts))):
+        prompt = _assembled(template, messages, options)
+        return tokenizer.tokenize(prompt or render(template, messages, **options), special=True)
     to_sentinel = dict(zip(specials, _sentinels(texts, len(specials)), strict=True))
-    pattern = re.compile("|".join(map(re.escape, specials)))
 
     def hide(text: str) -> str:
         return pattern.sub(lambda match: to_sentinel[match[0]], text)
@@ -135,6 +138,67 @@ def tokenize(tokenizer: Tokenizer, template: str, messages: Sequence[Message], *
             ids.append(tokenizer.specials[match[0]])
             at = match.end()
     return ids
+
+
+@lru_cache(maxsize=16)
+def _specials(names: tuple[str, ...]) -> tuple[list[str], re.Pattern[str]]:
+    """Control tokens' texts, the longest first, and what finds them."""
+    specials = sorted(filter(None, names), key=len, reverse=True)
+    return specials, re.compile("|".join(map(re.escape, specials)))
+
+
+def _assembled(template: str, messages: Sequence[Message], options: Mapping[str, Any]) -> str | None:
+    """The same text as ``render``'s, from pieces that were rendered before; None where that can't be known."""
+    roles, contents = [], []
+    for message in messages:
+        content = message.get("content")
+        if type(content) is not str or len(message) != 2:
+            return None
+        roles.append(message["role"])
+        contents.append(content)
+    if options.keys() - {"bos_token", "eos_token", "add_generation_prompt"}:
+        return None
+    strip = strips(template)
+    if strip is None:
+        return None
+    found = _pieces(
+        template,
+        tuple(roles),
+        options["bos_token"],
+        options["eos_token"],
+        options.get("add_generation_prompt", True),
+    )
+    if found is None:
+        return None
+    pieces, order = found
+    parts = [pieces[0]]
+    for index, piece in zip(order, pieces[1:], strict=True):
+        parts += (contents[index].strip() if strip else contents[index], piece)
+    prompt = "".join(parts)
+    return prompt if len(prompt) <= ASSEMBLED else None
+
+
+@lru_cache(maxsize=64)
+def _pieces(
+    template: str, roles: tuple[str, ...], bos_token: str, eos_token: str, add_generation_prompt: bool
+) -> tuple[list[str], list[int]] | None:
+    """What a plain template puts around contents, and which message's content comes between each two pieces."""
+    first = _SENTINELS[1]
+    marks = [chr(first + index) for index in range(len(roles))]
+    if len(marks) > 0xFFFE:
+        return None
+    messages = [{"role": role, "content": mark} for role, mark in zip(roles, marks, strict=True)]
+    text = render(
+        template,
+        messages,
+        add_generation_prompt=add_generation_prompt,
+        bos_token=bos_token,
+        eos_token=eos_token,
+    )
+    place = re.compile(f"[{marks[0]}-{marks[-1]}]") if marks else None
+    if place is None or any(ord(character) >= first for character in template + bos_token + eos_token):
+        return None
+    return place.split(text), [ord(mark) - first for mark in place.findall(text)]
 
 
 @cache
