@@ -18,7 +18,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with base/, data, a project file, and what one build made of them in dist/."""
     folder = tmp_path_factory.mktemp("auto")
     write_llama(folder / "base", **SIZES)
-    (folder / "data.txt").write_text("A table for nine at eight, please, and tea for two. " * 60)
+    (folder / "data.txt").write_text("A table for nine at eight, please, and tea for two. " * 30)
     (folder / "edgekit.toml").write_text(
         'name = "tiny"\nbase = "base"\nquantizations = ["auto", "Q4_K_M"]\ncalibration = "data.txt"\n'
         "auto = { bpw = 5.0 }\nrefine = true\n"

@@ -13,13 +13,15 @@ import pytest
 from edgekit import automatic, costs, importance_worker
 from edgekit.budget import Budget
 from edgekit.build import Built, build
-from edgekit.buildcache import build_cached
+from edgekit.buildcache import parts
 from edgekit.bundle import Bundle
+from edgekit.digests import Digests
 from edgekit.errors import EdgekitError, InputError
 from edgekit.gguf_header import read_header
 from edgekit.probing import Weigh
 from edgekit.progress import Progress
 from edgekit.project import BuildSpec
+from edgekit.recipe import Recipe, text
 from tests.models import write_llama
 
 SIZES: Mapping[str, Any] = {"hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 2}
@@ -123,13 +125,6 @@ def test_size_is_kept_and_it_is_the_same_twice(spec: BuildSpec) -> None:
     assert (again.folder / "manifest.json").read_bytes() == (whole.folder / "manifest.json").read_bytes()
 
 
-def test_size_is_kept_where_the_file_is_split(spec: BuildSpec) -> None:
-    sized = replace(spec, budget=Budget(max_size=560_000))
-    (split,) = build(replace(sized, out=spec.out / "split", split_size=200_000))
-    assert split.size <= 560_000
-    assert len(list(split.folder.glob("model-*.gguf"))) > 1
-
-
 def test_divergence_is_kept(spec: BuildSpec) -> None:
     (loose,) = build(replace(spec, budget=Budget(bpw=3.5)))
     assert loose.manifest.allocation is not None
@@ -159,17 +154,17 @@ def test_refined_presets_have_the_same_types_and_lose_less(spec: BuildSpec) -> N
     assert weights_of(refined[1]) == weights_of(plain[1])
 
 
-def test_types_that_are_named_stand(spec: BuildSpec) -> None:
-    (built,) = build(replace(spec, tensor_types=("ffn_down=q6_k", "token_embd=q8_0")))
-    found = types_of(built)
+def test_of_a_gguf_base_in_several_files_with_types_that_are_named(spec: BuildSpec) -> None:
+    (plain,) = build(replace(spec, quantizations=("F16",), calibration=None, budget=None))
+    named = replace(spec, tensor_types=("ffn_down=q6_k", "token_embd=q8_0"), split_size=200_000)
+    base = plain.folder / "model.gguf"
+    (built,) = build(replace(named, base=base, out=spec.out / "gguf", budget=Budget(max_size=640_000)))
+    assert 600_000 < built.size <= 640_000
+    files = sorted(built.folder.glob("model-*.gguf"))
+    assert len(files) > 1
+    found = {one.name: one.kind for file in files for one in read_header(file).tensors}
     assert {found[f"blk.{layer}.ffn_down.weight"] for layer in (0, 1)} == {"Q6_K"}
     assert found["token_embd.weight"] == "Q8_0"
-
-
-def test_of_a_gguf_base(spec: BuildSpec) -> None:
-    (plain,) = build(replace(spec, quantizations=("F16",), calibration=None, budget=None))
-    (built,) = build(replace(spec, base=plain.folder / "model.gguf", out=spec.out / "gguf"))
-    assert bits_of(built.folder / "model.gguf") <= 4.5
 
 
 def test_rows_of_other_lengths(data_file: Path, tmp_path: Path) -> None:
@@ -186,19 +181,25 @@ def test_rows_of_other_lengths(data_file: Path, tmp_path: Path) -> None:
 
 
 def test_a_cache_knows_budgets_and_recipes(spec: BuildSpec, tmp_path: Path) -> None:
-    cache = tmp_path / "cache"
-    (first,) = build_cached(spec, cache)
-    (second,) = build_cached(spec, cache)
-    assert (first.how, second.how) == ("built", "unchanged")
-    (other,) = build_cached(replace(spec, budget=Budget(bpw=5.0), force=True), cache)
-    assert other.key != first.key
+    def key(one: BuildSpec) -> str:
+        (part,) = parts(one, Digests(tmp_path / "cache"))
+        return part.key
+
+    assert key(spec) == key(spec)
     recipe = tmp_path / "recipe.toml"
-    recipe.write_text((first.built.folder / "recipe.toml").read_text().replace('"feedback"', '"nearest"'))
-    by_recipe = replace(spec, budget=None, recipe=recipe, calibration=None, out=tmp_path / "by-recipe")
-    (one,) = build_cached(by_recipe, cache)
-    recipe.write_text(recipe.read_text().replace("iq4_xs", "q4_k"))
-    (two,) = build_cached(replace(by_recipe, force=True), cache)
-    assert one.key != two.key
+    recipe.write_text(text(Recipe(1, "Q4_K_M", {"ffn": "q4_k"}), "bpw <= 4.5"))
+    by_recipe = replace(spec, budget=None, recipe=recipe)
+    keys = {
+        key(spec),
+        key(replace(spec, budget=Budget(bpw=5.0))),
+        key(by_recipe),
+        key(replace(spec, refine=True)),
+    }
+    recipe.write_text(text(Recipe(1, "Q4_K_M", {"ffn": "q5_k"}), "bpw <= 4.5"))
+    assert len(keys | {key(by_recipe)}) == 5
+    # A budget is nothing to the bundles beside it.
+    beside = replace(spec, quantizations=("Q8_0",))
+    assert key(beside) == key(replace(beside, budget=None))
 
 
 class Untouched(Progress):
