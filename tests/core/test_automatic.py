@@ -27,7 +27,7 @@ from tests.models import write_llama
 SIZES: Mapping[str, Any] = {"hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 2}
 TEXT = (
     "Table for two, please: tomorrow at seven. Or the day after, for nine people, at eight in the evening. "
-    * 40
+    * 12
 )
 
 
