@@ -162,14 +162,13 @@ def test_killed_while_it_measures(inputs: list[str], tmp_path: Path) -> None:
     """Ctrl-C while bundles are measured: exit code 130, and an empty folder."""
     (tmp_path / "text.txt").write_text(TEXT * 400)
     command = [sys.executable, "-m", "edgekit", "build", *inputs[:-2], "--quant", "Q8_0", *SURE]
-
-    def listening() -> None:
-        """Whoever runs the tests may ignore the signal, and children inherit that."""
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-    with subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=listening
-    ) as process:
+    # Whoever runs the tests may ignore the signal, and children inherit that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with process:
         assert process.stderr is not None
         next(line for line in process.stderr if line.startswith("reading"))
         os.killpg(process.pid, signal.SIGINT)
