@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
+from msgspec import structs
+
 from edgekit import recipe as recipes
 from edgekit.allocation import Allocation, Candidate
 from edgekit.budget import AUTO
@@ -187,7 +189,7 @@ class _Chooser:
                 low = plan.data_bytes + 1
         assert kept is not None  # F16 is the reference itself
         types, best = kept
-        return types, STRENGTHS[0], [replace_kept(one, one is best) for one in tried.values()]
+        return types, STRENGTHS[0], [structs.replace(one, kept=one is best) for one in tried.values()]
 
     def _allocation(
         self,
@@ -224,8 +226,3 @@ class _Chooser:
 def _labels(name: str) -> dict[str, float]:
     """Ways to round, by what they are called: strengths of error feedback, 0 for none."""
     return {f"{name}, feedback {strength:g}": strength for strength in STRENGTHS} | {f"{name}, nearest": 0.0}
-
-
-def replace_kept(one: Candidate, kept: bool) -> Candidate:
-    """A candidate, marked."""
-    return Candidate(one.name, one.size, one.kld, kept)

@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from edgekit.errors import InputError
+from edgekit.units import UNITS
 
 AUTO: Final = "AUTO"
 """The quantization whose types are chosen tensor by tensor."""
-_UNITS: Final = {
-    "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "K": 10**3, "M": 10**6, "G": 10**9,
-    "KIB": 2**10, "MIB": 2**20, "GIB": 2**30,
-}  # fmt: skip
+_SIZES: Final = {unit.upper(): value for unit, value in UNITS.items()} | {"K": 1e3, "M": 1e6, "G": 1e9}
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ def parse_bytes(text: str) -> int:
     number = stripped.rstrip("ABCDEFGHIJKLMNOPQRSTUVWXYZ ")
     unit = stripped[len(number) :].strip()
     try:
-        value = float(number) * _UNITS[unit or "B"]
+        value = float(number) * _SIZES[unit or "B"]
     except (ValueError, KeyError):
         value = math.nan
     if not (math.isfinite(value) and value >= 1):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from edgekit.errors import GateError, InputError
+from edgekit.units import UNITS
 
 Kind = Literal["share", "bytes", "number"]
 Need = Literal["text", "reference", "task", "speed"]
@@ -60,9 +61,6 @@ _OPERATORS: Final[Mapping[str, Callable[[float, float], bool]]] = {
     ">": operator.gt,
     "<": operator.lt,
 }
-_UNITS: Final[Mapping[str, float]] = {
-    "B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30,
-}  # fmt: skip
 _EXPRESSION: Final = re.compile(
     r"\s*([A-Za-z0-9_]+)\s*(>=|<=|>|<|≥|≤)\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([A-Za-z%]*)\s*"
 )
@@ -118,9 +116,9 @@ def _scale(kind: Kind, unit: str, text: str) -> float:
         return 1.0
     if kind == "share" and unit == "%":
         return 0.01
-    if kind == "bytes" and unit in _UNITS:
-        return float(_UNITS[unit])
-    expected = {"share": "a share such as 0.03, or 3%", "bytes": ", ".join(_UNITS), "number": "no unit"}[kind]
+    if kind == "bytes" and unit in UNITS:
+        return float(UNITS[unit])
+    expected = {"share": "a share such as 0.03, or 3%", "bytes": ", ".join(UNITS), "number": "no unit"}[kind]
     raise InputError("the gate's unit doesn't fit what it is on", found=text, expected=expected)
 
 
@@ -155,8 +153,8 @@ def shown(metric: str, value: float | None) -> str:
         return f"{value:.4f}"
     if kind == "number":
         return f"{value:.6g}"
-    unit = next((one for one in ("GB", "MB", "kB") if abs(value) >= _UNITS[one]), "B")
-    return f"{value / _UNITS[unit]:.2f}{unit}" if unit != "B" else f"{value:.0f}B"
+    unit = next((one for one in ("GB", "MB", "kB") if abs(value) >= UNITS[one]), "B")
+    return f"{value / UNITS[unit]:.2f}{unit}" if unit != "B" else f"{value:.0f}B"
 
 
 def explained(verdict: Verdict) -> str:

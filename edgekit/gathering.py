@@ -43,7 +43,6 @@ class Gathered:
     folder: Path
     matrix: ImportanceMatrix
     factors: Factors
-    counted: Counted
     chosen_by: Path
     """Token sequences that weren't gathered on, to choose by."""
     probed: Path
@@ -111,7 +110,7 @@ def _read(inputs: Opened, data: Data, chunk: int, folder: Path, progress: Progre
     assert isinstance(written, Written)
     factors = Factors(Correlations.open(folder))
     held = files["chosen_by"], files["probed"]
-    return Gathered(inputs, folder, imatrix.read(matrix), factors, counts[0], *held, progress)
+    return Gathered(inputs, folder, imatrix.read(matrix), factors, *held, progress)
 
 
 def _most(layout: Layout) -> tuple[int, int]:

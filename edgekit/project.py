@@ -152,25 +152,13 @@ def read_project(
 
     ``targets``: build for these devices only, as the project's tables change them, and none of its quantizations.
     """
-    try:
-        project = msgspec.toml.decode(read_bounded(path, limit=1 << 20), type=_Project)
-    except MALFORMED as error:
-        raise InputError(
-            "can't read the project file",
-            path=path,
-            found=str(error),
-            next_step="edgekit init shows every key",
-        ) from error
+    project = _decoded(path)
     folder, prompt = path.parent, project.prompt
     tables, gates = split_gates(project.targets, path)
     devices = _devices(path, tables, targets)
     wanted = () if targets else project.quantizations
     if wanted is None:
         wanted = () if devices else DEFAULT_QUANTIZATIONS
-    if prompt.template and prompt.file:
-        raise InputError(
-            "the prompt is given twice", path=path, found="template and file", expected="one of them"
-        )
     return BuildSpec(
         base=folder / project.base,
         out=folder / project.out,
@@ -198,6 +186,23 @@ def read_project(
         trial=_trial(folder, project.evaluation, gates),
         intended_use=project.intended_use,
     )
+
+
+def _decoded(path: Path) -> _Project:
+    try:
+        project = msgspec.toml.decode(read_bounded(path, limit=1 << 20), type=_Project)
+    except MALFORMED as error:
+        raise InputError(
+            "can't read the project file",
+            path=path,
+            found=str(error),
+            next_step="edgekit init shows every key",
+        ) from error
+    if project.prompt.template and project.prompt.file:
+        raise InputError(
+            "the prompt is given twice", path=path, found="template and file", expected="one of them"
+        )
+    return project
 
 
 def _trial(folder: Path, its: _Evaluation, gates: Mapping[str, tuple[str, ...]]) -> Trial:

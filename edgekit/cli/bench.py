@@ -118,7 +118,8 @@ def document(report: Report, prompt_tokens: int, gen_tokens: int) -> dict[str, A
 def _show(report: Report, prompt_tokens: int, gen_tokens: int) -> None:
     from edgekit.bench import BUSY
     from edgekit.cli.hardware_table import summary
-    from edgekit.cli.output import printable, size, table
+    from edgekit.cli.output import printable, table
+    from edgekit.units import size
 
     shape = report.artifact.shape
     name = Path(report.artifact.path).parent.name + "/" + Path(report.artifact.path).name
@@ -143,7 +144,7 @@ def _show(report: Report, prompt_tokens: int, gen_tokens: int) -> None:
 
 
 def _cells(row: Row, together: bool) -> list[str]:
-    from edgekit.cli.output import size
+    from edgekit.units import size
 
     return [
         str(row.threads),
@@ -162,7 +163,8 @@ def _spread(spread: Spread) -> str:
 
 
 def _show_predicted(report: Report) -> None:
-    from edgekit.cli.output import size, table
+    from edgekit.cli.output import table
+    from edgekit.units import size
 
     row, choice = report.picked, report.choice
     if row is None:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgekit import evidence
-from edgekit.cli.output import print_json, printable, size, table
+from edgekit.cli.output import print_json, printable, table
 from edgekit.gates import parse, shown
 from edgekit.judging import failed_place
+from edgekit.units import size
 
 if TYPE_CHECKING:
     from edgekit.build import Built

@@ -27,8 +27,9 @@ def command(adapter: Path, base: Path, out: Path, kind: str, force: bool, as_jso
     Needs the base's config and tensor shapes, not its weights' values. What only a merge can take along (saved
     modules, tied heads) is refused with the reason.
     """
-    from edgekit.cli.output import print_json, size
+    from edgekit.cli.output import print_json
     from edgekit.convert_adapter import convert_adapter
+    from edgekit.units import size
 
     written = convert_adapter(adapter, base, out, kind=kind.upper(), force=force)
     nbytes = out.stat().st_size

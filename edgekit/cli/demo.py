@@ -51,7 +51,8 @@ def command(example: Path, out: Path | None, as_json: bool) -> None:
 
 
 def _show(found: Demo, out: Path | None) -> None:
-    from edgekit.cli.output import size, table
+    from edgekit.cli.output import table
+    from edgekit.units import size
 
     rows = [
         [

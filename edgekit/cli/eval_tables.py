@@ -7,12 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 import click
 
 from edgekit.bench import BUSY
-from edgekit.cli.output import PIPE_WIDTH, printable, size, table
+from edgekit.cli.output import PIPE_WIDTH, printable, table
 from edgekit.evaluate import Evaluation, Row
 from edgekit.evaluation.figures import ClassFigures, FieldFigures, Flips, Macro, TaskFigures
 from edgekit.evaluation.statistics import Estimate
 from edgekit.evaluation.text import Divergence, TextFigures
 from edgekit.gates import Verdict, explained
+from edgekit.units import size
 
 MOST_CONFUSED = 10
 Cell = Callable[[Row], str]

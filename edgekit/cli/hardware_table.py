@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from edgekit.cli.output import size
+from edgekit.units import size
 
 if TYPE_CHECKING:
     from edgekit.profiles.choice import RuntimeChoice

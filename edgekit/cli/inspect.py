@@ -58,7 +58,7 @@ def _facts(rows: list[tuple[str, object]]) -> None:
 
 
 def _bundle(found: dict[str, Any]) -> None:
-    from edgekit.cli.output import size
+    from edgekit.units import size
 
     memory = ", ".join(f"{context}: {size(nbytes)}" for context, nbytes in found["memory"].items())
     rows = [
@@ -122,7 +122,7 @@ def _fields(schema: Any) -> list[str]:
 
 
 def _gguf(found: dict[str, Any]) -> None:
-    from edgekit.cli.output import size
+    from edgekit.units import size
 
     types = ", ".join(f"{kind} {size(nbytes)}" for kind, nbytes in found["bytes_by_type"].items())
     head = [
@@ -136,7 +136,7 @@ def _gguf(found: dict[str, Any]) -> None:
 
 
 def _checkpoint(found: dict[str, Any]) -> None:
-    from edgekit.cli.output import size
+    from edgekit.units import size
 
     _facts(
         [

@@ -41,9 +41,10 @@ def command(
     Streamed: memory holds some rows, whatever the model's size. Nothing is quantized; edgekit build needs no merge before it.
     """
     from edgekit.budget import parse_bytes
-    from edgekit.cli.output import bars, print_json, size
+    from edgekit.cli.output import bars, print_json
     from edgekit.merging import merge
     from edgekit.project import parse_adapter
+    from edgekit.units import size
 
     with bars() as progress:
         found = merge(

@@ -20,15 +20,6 @@ PIPE_WIDTH = 120
 """Columns of a table that goes to a file or a pipe."""
 
 
-def size(nbytes: float) -> str:
-    """Bytes as people say them: 4.79 MB."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if nbytes < 1000 or unit == "GB":
-            return f"{nbytes:.0f} {unit}" if unit == "B" else f"{nbytes:.2f} {unit}"
-        nbytes /= 1000
-    raise AssertionError
-
-
 def printable(text: str) -> str:
     """Text from elsewhere without the control characters that would steer a terminal."""
     return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)

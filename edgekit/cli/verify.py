@@ -15,8 +15,9 @@ import click
 def command(bundle: Path, replay: bool, as_json: bool) -> None:
     """Check BUNDLE's sizes and SHA-256 digests, and that nothing else lies in its folder."""
     from edgekit.bundle import Bundle
-    from edgekit.cli.output import print_json, size
+    from edgekit.cli.output import print_json
     from edgekit.errors import BundleError
+    from edgekit.units import size
 
     opened = Bundle.open(bundle)
     problems = opened.problems()

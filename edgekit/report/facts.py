@@ -10,6 +10,7 @@ from edgekit.evaluation.figures import Change, FieldFigures
 from edgekit.evidence import Judged
 from edgekit.gates import parse, shown
 from edgekit.report.collect import Entry
+from edgekit.units import size
 
 FLIPS: Final = 40
 """Changed answers that a page shows of a bundle."""
@@ -30,15 +31,6 @@ COLUMNS: Final = (
     Column("memory", unit="at least"), Column("KL divergence", unit="nats"), Column("same top"), Column("F1", unit="95 %"),
     Column("flips"), Column("decode", unit="tok/s"), Column("gates", False),
 )  # fmt: skip
-
-
-def size(nbytes: float) -> str:
-    """Bytes as people say them."""
-    for unit in ("B", "kB", "MB"):
-        if nbytes < 1000:
-            return f"{nbytes:.3g} {unit}"
-        nbytes /= 1000
-    return f"{nbytes:.3g} GB"
 
 
 def row(entry: Entry) -> list[str]:

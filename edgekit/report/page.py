@@ -7,9 +7,9 @@ from importlib.resources import files
 from typing import Any
 
 from edgekit import __version__
+from edgekit.heat import heat
 from edgekit.report import facts, figures
 from edgekit.report.collect import Entry
-from edgekit.report.heat import heat
 
 
 def page(entries: Sequence[Entry], title: str) -> str:
@@ -48,7 +48,6 @@ def page(entries: Sequence[Entry], title: str) -> str:
             if (found := entry.manifest.confidence) is not None
         ],
         unmeasured=[entry.label for entry in entries if not entry.measured],
-        size=facts.size,
         references=sorted({entry.reference for entry in entries if entry.reference}),
     )
 

@@ -21,11 +21,11 @@ from edgekit.evaluate import Evaluation, Plan, document, evaluate
 from edgekit.evaluation.figures import Change
 from edgekit.evaluation.running import Speed
 from edgekit.evidence import Evidence, Input, Judged
+from edgekit.heat import heat
 from edgekit.project import BuildSpec
 from edgekit.reliability import Figures, Reliability, Risk
 from edgekit.report import facts
 from edgekit.report.collect import Entry, collect
-from edgekit.report.heat import heat
 from edgekit.report.markdown import markdown
 from tests.cli.test_commands import edgekit
 from tests.evaluation.conftest import PROMPT, SCHEMA, TEXT, write_task
@@ -147,8 +147,8 @@ def test_heat_has_a_row_for_each_layer() -> None:
     assert [(layer, [cell and cell.kind for cell in cells]) for layer, cells in found.layers] == [
         (0, ["F16", "Q2_K"]), (1, [None, "Q4_K"])
     ]  # fmt: skip
-    shades = [cell.shade for _, cells in found.layers for cell in cells if cell]
-    assert shades == ["h", "a", "d"] and [name for name, _ in found.others] == ["token_embd"]
+    levels = [cell.level for _, cells in found.layers for cell in cells if cell]
+    assert levels == [7, 0, 3] and [name for name, _ in found.others] == ["token_embd"]
 
 
 def test_markdown_says_the_same_and_escapes(entries: list[Entry]) -> None:
@@ -157,7 +157,7 @@ def test_markdown_says_the_same_and_escapes(entries: list[Entry]) -> None:
     table = [line for line in text.splitlines() if line.startswith("|")]
     assert all(len(re.findall(r"(?<!\\)\|", line)) == len(facts.COLUMNS) + 1 for line in table[:5])
     assert "**failed**" in text and "f1 \\>= 0.99" in text
-    assert "Not measured: tiny-q4\\_1, tiny-q8\\_0" in text
+    assert "Not measured: tiny-q4_1, tiny-q8_0" in text
 
 
 def page(entries: list[Entry], title: str = "T") -> str:

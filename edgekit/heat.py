@@ -1,4 +1,4 @@
-"""Which type each weight has, by layer and kind: cells for a page's table."""
+"""Which type each weight has, by layer and kind, few bits to many: what a terminal and a page draw."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from typing import Final
 
 _LAYER: Final = re.compile(r"blk\.(\d+)\.(.+?)(?:\.weight)?$")
 _ORDER: Final = ("attn_q", "attn_k", "attn_v", "attn_qkv", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
-_SHADES: Final = ((2.9, "a"), (3.9, "b"), (4.4, "c"), (4.9, "d"), (5.9, "e"), (7.0, "f"), (10.0, "g"))
+_STEPS: Final = (2.9, 3.9, 4.4, 4.9, 5.9, 7.0, 10.0)
+"""Bits per weight, at most, of each level but the last."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A type, and the letter of its shade, few bits first."""
+    """A type, and its level of eight: 0 has the fewest bits."""
 
     kind: str
-    shade: str
+    level: int
 
 
 @dataclass(frozen=True)
@@ -53,4 +54,4 @@ def _cell(kind: str) -> Cell:
 
     found = GGMLQuantizationType.__members__.get(kind)
     bits = 16.0 if found is None else 8 * GGML_QUANT_SIZES[found][1] / GGML_QUANT_SIZES[found][0]
-    return Cell(kind, next((shade for most, shade in _SHADES if bits <= most), "h"))
+    return Cell(kind, sum(bits > most for most in _STEPS))
