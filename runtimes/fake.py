@@ -61,11 +61,15 @@ class FakeEngine:
     def tokenize(self, text: str, *, special: bool) -> list[int]:
         """UTF-8 bytes; a control token's text is its id only if ``special``."""
         self._check(0)
-        if any("\ud800" <= char <= "\udfff" for char in text):
-            raise InputError("the text holds half of a surrogate pair, which is not Unicode")
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise InputError("the text holds half of a surrogate pair, which is not Unicode") from None
+        if not special or "<|" not in text:
+            return list(text.encode())
         ids: list[int] = []
         while text:
-            found = [(text.find(name), name) for name in _SPECIALS if special and name in text]
+            found = [(text.find(name), name) for name in _SPECIALS if name in text]
             at, name = min(found, default=(len(text), ""))
             ids += text[:at].encode()
             if name:

@@ -21,7 +21,6 @@ from edgekit.runtimes.request import Request
 from edgekit.runtimes.shortest import check_room
 from edgekit.runtimes.slots import Slot, Slots
 from edgekit.runtimes.ticket import Sink, Ticket, ticket_for
-from edgekit.runtimes.writer import Writer
 
 
 class Scheduler:
@@ -46,6 +45,8 @@ class Scheduler:
         """Nothing to do until something is submitted, cancelled or ended."""
         self._full = False
         """A request had to go back: nobody is admitted before another one's end makes room."""
+        self._unwanted = False
+        """Something was given up, or can become late: tickets are worth a look."""
         self._closed = self._stopped = self._orphan = False
         self._process = os.getpid()
         self._thread: threading.Thread | None = None
@@ -61,6 +62,7 @@ class Scheduler:
             self.check_open()
             for ticket in tickets:
                 self._lanes.put(ticket)
+                self._unwanted |= ticket.request.deadline is not None
             self._wake()
 
     def open_lane(self, window: int, feed_me: Callable[[], None]) -> Lane:
@@ -92,13 +94,13 @@ class Scheduler:
     def close_lane(self, lane: Lane) -> None:
         """The lane's reader is gone: whatever is unfinished is given up."""
         with self._lock:
-            lane.open, lane.given_up = False, True
+            lane.open, lane.given_up, self._unwanted = False, True, True
             self._wake()
 
     def cancel(self, ticket: Ticket) -> None:
         """Give a request up: its slot is free within one step, and its sink hears nothing more."""
         with self._lock:
-            ticket.cancelled = True
+            ticket.cancelled = self._unwanted = True
             self._wake()
 
     def stop(self) -> None:
@@ -148,7 +150,9 @@ class Scheduler:
         """One step, or the discovery that nothing can be done until something is submitted."""
         try:
             with self._lock:
-                self._drop_unwanted()
+                if self._unwanted:
+                    self._drop_unwanted()
+                self._lanes.sweep()
                 while not self._full and self._admit():
                     pass
                 active = self._slots.active()
@@ -163,15 +167,17 @@ class Scheduler:
 
     def _drop_unwanted(self) -> None:
         """Take out what was cancelled, is late, or belongs to a lane that nobody reads."""
-        now = perf_counter()
+        now, left = perf_counter(), False
         for slot in self._slots.active():
-            assert slot.ticket is not None
-            if step.unwanted(slot.ticket, now):
+            left |= slot.ticket.request.deadline is not None  # type: ignore[union-attr]
+            if step.unwanted(slot.ticket, now):  # type: ignore[arg-type]
                 self._over(slot)
-        for ticket in [ticket for ticket in self._lanes.waiting() if step.unwanted(ticket, now)]:
-            self._lanes.remove(ticket)
-            self._count_off(ticket)
-        self._lanes.sweep()
+        for ticket in list(self._lanes.waiting()):
+            left |= ticket.request.deadline is not None
+            if step.unwanted(ticket, now):
+                self._lanes.remove(ticket)
+                self._count_off(ticket)
+        self._unwanted = left
 
     def _admit(self) -> bool:
         """Give a slot to the next of every lane, in turn; whether anything moved."""
@@ -205,13 +211,7 @@ class Scheduler:
         """Start an answer in its slot; it may fail there, or be over before it began."""
         try:
             if ticket.writer is None:
-                matcher = self._matcher(ticket)
-                ticket.writer = Writer(self.engine, ticket.request, ticket.budget, matcher)
-                run = ticket.writer.begin()
-                slot.pending += run
-                step.show(ticket, run)
-                if ticket.writer.ended() is not None:
-                    step.finish(ticket)
+                step.begin(self.engine, slot, ticket, self._matcher(ticket))
         except BaseException as error:  # noqa: BLE001 - a bug or a panic, it is this request's alone
             step.fail(ticket, error)
         if ticket.over:

@@ -68,10 +68,11 @@ class Slots:
         tokens = ticket.tokens()
         # The prompt's last token is always computed, and all of the answer after it: its logits may be wanted.
         most = len(ticket.prompt) - 1
-        own = max(idle, key=lambda slot: (_common(slot.held, tokens, most), not slot.held, -slot.since))
-        here = self._reusable(own, tokens, most)
-        source = max(self.slots, key=lambda slot: _common(slot.held, tokens, most))
-        there = 0 if self._exact else _common(source.held, tokens, most)
+        shared = {slot: _common(slot.held, tokens, most) for slot in self.slots}
+        own = max(idle, key=lambda slot: (shared[slot], not slot.held, -slot.since))
+        here = self._reusable(own, tokens, shared[own])
+        source = max(self.slots, key=shared.__getitem__)
+        there = 0 if self._exact else shared[source]
         if not self._exact and self._worth_waiting(tokens, max(here, there)):
             return None
         busy = len(idle) < len(self.slots)
@@ -88,17 +89,14 @@ class Slots:
         kept = self._copy(source, own, there) if copies else here
         own.ticket, own.pending = ticket, list(tokens[kept:])
         if ticket.lane is not None:
-            shared = ticket.lane.shared
-            ticket.lane.shared = (ticket.prompt if shared is None else shared)[
-                : _common(ticket.prompt, ticket.prompt if shared is None else shared, most)
-            ]
+            start = ticket.prompt if ticket.lane.shared is None else ticket.lane.shared
+            ticket.lane.shared = start[: _common(ticket.prompt, start, most)]
         own.boundary = max(0, len(ticket.prompt) - kept)
         self._clock += 1
         own.since = self._clock
         return own
 
-    def _reusable(self, slot: Slot, tokens: Sequence[int], most: int) -> int:
-        common = _common(slot.held, tokens, most)
+    def _reusable(self, slot: Slot, tokens: Sequence[int], common: int) -> int:
         if not self._exact:
             return common
         last = STEP * max(0, (len(tokens) - TAIL) // STEP)

@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 
 from edgekit.errors import EdgekitError, HardwareError
-from edgekit.runtimes.constraint import Vocabulary
+from edgekit.runtimes.constraint import Matcher, Vocabulary
 from edgekit.runtimes.engine import Engine, Logits, Run
 from edgekit.runtimes.masks import MaskBatch
 from edgekit.runtimes.request import Finish
@@ -177,6 +177,16 @@ def _go_on(slot: Slot, run: list[int]) -> bool:
         return False
     finish(ticket)
     return True
+
+
+def begin(engine: Engine, slot: Slot, ticket: Ticket, matcher: Matcher | None) -> None:
+    """Start an answer in its slot; it may be over before it began."""
+    ticket.writer = Writer(engine, ticket.request, ticket.budget, matcher)
+    run = ticket.writer.begin()
+    slot.pending += run
+    show(ticket, run)
+    if ticket.writer.ended() is not None:
+        finish(ticket)
 
 
 def show(ticket: Ticket, run: list[int]) -> None:
