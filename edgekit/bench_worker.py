@@ -9,6 +9,8 @@ import random
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,7 +19,8 @@ import msgspec
 from edgekit.errors import EdgekitError
 
 if TYPE_CHECKING:
-    from edgekit.runtimes.llamacpp import LlamaCppEngine, LlamaCppOptions
+    from edgekit.runtimes.engine import Engine
+    from edgekit.runtimes.llamacpp import LlamaCppOptions
 
 TUNING: Final = 4.0
 """Seconds for trying counts of threads, after loading."""
@@ -74,15 +77,12 @@ Said = Step | Figures | Tuned | Failed
 
 def run(job: Job, say: Callable[[Said], None]) -> Figures | Tuned:
     """Load and measure; ``say`` hears of progress."""
-    from edgekit.runtimes.llamacpp import LlamaCppEngine
-
-    options = _options(job)
     began = time.perf_counter()
-    engine = LlamaCppEngine(Path(job.path), options)
+    engine = _open(job)
     loaded = time.perf_counter() - began
     try:
         if job.tune:
-            return Tuned(tune(engine, options, job.tune))
+            return Tuned(tune(partial(_again, engine, job), job.tune))
         measured = _together if job.concurrency > 1 else _alone
         prompt, decode, first = [], [], []
         for done, (one, two, three) in enumerate(measured(engine, job)):
@@ -112,7 +112,32 @@ def _options(job: Job) -> LlamaCppOptions:
     )
 
 
-def _alone(engine: LlamaCppEngine, job: Job) -> Iterator[tuple[float, float, float]]:
+def _open(job: Job) -> Engine:
+    from edgekit.choosing import is_onnx
+
+    path = Path(job.path)
+    if is_onnx(path):
+        from edgekit.runtimes.onnx import OnnxEngine, OnnxOptions
+
+        context = max(64, job.prompt_tokens + job.gen_tokens + 1)
+        return OnnxEngine(path, OnnxOptions(context, job.concurrency, job.threads))
+    from edgekit.runtimes.llamacpp import LlamaCppEngine
+
+    return LlamaCppEngine(path, _options(job))
+
+
+def _again(engine: Engine, job: Job, threads: int) -> Engine:
+    """The same model with other threads and a short context: over the same weights where llama.cpp has them."""
+    from edgekit.runtimes.llamacpp import LlamaCppEngine
+    from edgekit.runtimes.onnx import OnnxEngine, OnnxOptions
+
+    if isinstance(engine, LlamaCppEngine):
+        small = replace(_options(job), n_ctx=64, n_seq_max=1, n_kv=None)
+        return engine.fork(replace(small, threads=threads, batch_threads=0))
+    return OnnxEngine(job.path, OnnxOptions(64, 1, threads))
+
+
+def _alone(engine: Engine, job: Job) -> Iterator[tuple[float, float, float]]:
     """llama-bench's tests, through the engine: a prompt in an empty context, then tokens in an empty context."""
     from edgekit.runtimes.engine import Run
 
@@ -126,7 +151,7 @@ def _alone(engine: LlamaCppEngine, job: Job) -> Iterator[tuple[float, float, flo
         yield job.prompt_tokens / first, decode_rate(engine, tokens[: job.gen_tokens]), first
 
 
-def decode_rate(engine: LlamaCppEngine, tokens: list[int]) -> float:
+def decode_rate(engine: Engine, tokens: list[int]) -> float:
     """Tokens a second, one after the other, in an empty context."""
     from edgekit.runtimes.engine import Run
 
@@ -137,7 +162,7 @@ def decode_rate(engine: LlamaCppEngine, tokens: list[int]) -> float:
     return len(tokens) / (time.perf_counter() - began)
 
 
-def _together(engine: LlamaCppEngine, job: Job) -> Iterator[tuple[float, float, float]]:
+def _together(engine: Engine, job: Job) -> Iterator[tuple[float, float, float]]:
     """Answers at once through the scheduler: prompt tokens and answer tokens a second of all, median first token."""
     from queue import SimpleQueue
     from statistics import median
@@ -182,13 +207,11 @@ def _finishes(events: Any, count: int) -> Iterator[Any]:
             yield event
 
 
-def tune(engine: LlamaCppEngine, options: LlamaCppOptions, counts: list[int]) -> dict[int, float]:
+def tune(opened: Callable[[int], Engine], counts: list[int]) -> dict[int, float]:
     """Decode speed by count of threads: by turns, a few tokens each, those far behind left out after the first turn."""
-    from dataclasses import replace
     from statistics import median
 
-    small = replace(options, n_ctx=64, n_seq_max=1, n_kv=None)
-    engines = {count: engine.fork(replace(small, threads=count, batch_threads=0)) for count in counts}
+    engines = {count: opened(count) for count in counts}
     rates: dict[int, list[float]] = {count: [] for count in counts}
     until, alive = time.perf_counter() + TUNING, list(counts)
     try:
@@ -207,7 +230,7 @@ def tune(engine: LlamaCppEngine, options: LlamaCppOptions, counts: list[int]) ->
     return {count: median(found) for count, found in rates.items()}
 
 
-def _few(engine: LlamaCppEngine, settings: int) -> list[int]:
+def _few(engine: Engine, settings: int) -> list[int]:
     """So many tokens that a first turn of all settings takes about a quarter of the time; also a warm-up."""
     rate = decode_rate(engine, [1, 2])
     return [1 + i % 32 for i in range(max(2, min(60, int(rate * TUNING / 4 / settings))))]

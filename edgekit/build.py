@@ -48,7 +48,7 @@ class Built:
     @property
     def size(self) -> int:
         """Bytes of the artifact, all its files."""
-        return sum(file.size for file in self.manifest.files if file.path.endswith(".gguf"))
+        return sum(file.size for file in bundle.model_files(self.manifest))
 
 
 def build(spec: BuildSpec, progress: Progress | None = None, judge: Judge | None = None) -> list[Built]:
@@ -59,6 +59,10 @@ def build(spec: BuildSpec, progress: Progress | None = None, judge: Judge | None
     """
     progress = Once(progress or Progress())  # calibrating opens the same inputs before
     _check_schema(spec)
+    if spec.format == "onnx":
+        from edgekit import onnx_build
+
+        return onnx_build.build(spec, progress, judge)
     if smallest.asked(spec):
         return smallest.build(spec, progress)
     wanted = orders(spec, progress)
@@ -149,7 +153,7 @@ def _pack(
                 (folder / RECIPE).write_text(how.recipe, encoding="utf-8")
             files[order.quantization] = bundle.list_files(folder)
         else:
-            share([first / file.path for file in files[order.quantization]], folder)
+            share(first, [file.path for file in files[order.quantization]], folder)
         manifest = _manifest(inputs, order, plan, files[order.quantization], sources.result())
         if (how := roundings.get(order.quantization)) and how.allocation:
             manifest = msgspec.structs.replace(manifest, allocation=how.allocation)

@@ -145,7 +145,7 @@ class Cache:
         return all(self.digests.of(found.path_of(file)) == file.sha256 for file in found.manifest.files)
 
     def _copy(self, source: Bundle, folder: Path) -> None:
-        share([source.path_of(file) for file in source.manifest.files], folder)
+        share(source.folder, [file.path for file in source.manifest.files], folder)
         bundle.write_json(folder / bundle.MANIFEST, source.manifest)
 
     def _learn(self, folder: Path, manifest: Manifest) -> None:

@@ -45,7 +45,7 @@ def key(spec: BuildSpec, digests: Digests) -> str:
             for path, weight in sources
         ],
         "recipe": _recipe(spec),
-        "tools": tools(),
+        "tools": tools(spec.format),
         "code": _code(),
     }
     return hashlib.sha256(msgspec.json.encode(everything, order="deterministic")).hexdigest()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -19,10 +19,12 @@ from edgekit.errors import BundleError, InputError
 from edgekit.files import MALFORMED, inside, read_bounded, sha256
 from edgekit.gguf_shards import parts_of
 from edgekit.intended import Intended
+from edgekit.onnx_header import places, read_tensors
 from edgekit.reliability import Reliability
 
 SCHEMA_VERSION = 1
 MANIFEST, GOLDEN, SIGNATURE = "manifest.json", "golden.json", "signature.json"
+ONNX_FOLDER: Final = "onnx"
 
 
 class File(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -90,6 +92,10 @@ class Manifest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """What it is meant for, in the words of who built it."""
 
 
+ENDINGS: Final = {"gguf": ".gguf", "onnx": ".onnx"}
+"""How the artifact of a format ends."""
+
+
 @dataclass(frozen=True)
 class Bundle:
     """An opened bundle: its manifest was read, and every file it lists is there in its size."""
@@ -126,8 +132,9 @@ class Bundle:
                     next_step="copy the bundle again",
                 )
         listed = {file.path for file in bundle.manifest.files}
-        # llama.cpp would load parts that nothing here has looked at.
-        if strangers := sorted({part for name in listed for part in parts_of(name)} - listed):
+        # A runtime would load parts that nothing here has looked at.
+        wanted = {part for name in listed for part in parts_of(name)} | bundle._weights()
+        if strangers := sorted(wanted - listed):
             raise BundleError(
                 "a part of the model isn't in the manifest", path=folder / MANIFEST, expected=strangers[0]
             )
@@ -135,13 +142,25 @@ class Bundle:
 
     @property
     def artifact(self) -> Path:
-        """The model file, or the first of several that llama.cpp finds by name."""
-        name = next((file for file in self.manifest.files if file.path.endswith(".gguf")), None)
+        """The model file: the first of several that llama.cpp finds by name, or the graph beside its weights."""
+        ending = ENDINGS.get(self.manifest.format)
+        name = next(
+            (file for file in model_files(self.manifest) if ending and file.path.endswith(ending)), None
+        )
         if name is None:
             raise BundleError(
                 "no artifact that this version runs", path=self.folder, found=self.manifest.format
             )
         return self.path_of(name)
+
+    def _weights(self) -> set[str]:
+        """Files that an ONNX graph takes its weights from, as the manifest would list them."""
+        if self.manifest.format != "onnx":
+            return set()
+        graph = self.artifact
+        return {
+            (graph.parent / name).relative_to(self.folder).as_posix() for name in places(read_tensors(graph))
+        }
 
     @contextmanager
     def verified(self) -> Iterator[Path]:
@@ -150,20 +169,19 @@ class Bundle:
         ``BundleError`` if a digest differs. Where the system has no /dev/fd the plain path is given.
         """
         first = self.artifact
-        listed = [file for file in self.manifest.files if file.path.endswith(".gguf")]
         with ExitStack() as stack:
-            places = {}
-            for entry in listed:
+            opened = {}
+            for entry in model_files(self.manifest):
                 file = stack.enter_context(self.path_of(entry).open("rb"))
                 _check_digest(file, entry, self.path_of(entry))
-                places[self.path_of(entry).name] = Path(f"/dev/fd/{file.fileno()}")
-            if not all(place.exists() for place in places.values()):
+                opened[self.path_of(entry).name] = Path(f"/dev/fd/{file.fileno()}")
+            if not all(place.exists() for place in opened.values()):
                 yield first
-            elif len(places) == 1:
-                yield places[first.name]
-            else:  # llama.cpp finds the others by their names beside the first
+            elif len(opened) == 1:
+                yield opened[first.name]
+            else:  # the others are found by their names beside the first
                 folder = Path(stack.enter_context(TemporaryDirectory(prefix="edgekit-")))
-                for name, place in places.items():
+                for name, place in opened.items():
                     (folder / name).symlink_to(place)
                 yield folder / first.name
 
@@ -193,6 +211,13 @@ class Bundle:
                     f"{name}: {'a link' if path.is_symlink() else 'a stranger'}, not in the manifest"
                 )
         return found
+
+
+def model_files(manifest: Manifest) -> list[File]:
+    """What a runtime reads to run the model: .gguf files, or all of the folder that an ONNX model is."""
+    if manifest.format == "onnx":
+        return [file for file in manifest.files if file.path.startswith(f"{ONNX_FOLDER}/")]
+    return [file for file in manifest.files if file.path.endswith(".gguf")]
 
 
 def _check_digest(file: BufferedReader, listed: File, path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from edgekit.bundle import File, Manifest, Source
+from edgekit.bundle import File, Manifest, Source, model_files
 from edgekit.card_figures import measured
 from edgekit.files import sha256
 from edgekit.markdown import Plain, block, code, front_matter, paragraph, table, words
@@ -75,12 +75,8 @@ def _front(manifest: Manifest) -> dict[str, Plain]:
     return found | {"tags": [manifest.format, manifest.quantization.lower().replace("_", "-"), "edgekit"]}
 
 
-def _files(manifest: Manifest) -> list[File]:
-    return [file for file in manifest.files if file.path.endswith(".gguf")]
-
-
 def _summary(manifest: Manifest) -> str:
-    made, files = manifest.provenance, _files(manifest)
+    made, files = manifest.provenance, model_files(manifest)
     size = sum(file.size for file in files)
     adapters = ""
     if made.adapters:
@@ -116,7 +112,7 @@ def _made_from(manifest: Manifest) -> Iterator[str]:
     yield "It holds:"
     yield table(
         ["file", "bytes", "SHA-256"],
-        [[code(file.path), f"{file.size:,}", file.sha256] for file in _files(manifest)],
+        [[code(file.path), f"{file.size:,}", file.sha256] for file in model_files(manifest)],
     )
 
 

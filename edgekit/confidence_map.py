@@ -112,7 +112,9 @@ def digest_of_prompt(prompt: str | None, system: str | None) -> str:
 
 def digest_of_model(manifest: Manifest) -> str:
     """SHA-256 of the model's file, or of the digests of its files."""
-    found = [file.sha256 for file in manifest.files if file.path.endswith(".gguf")]
+    from edgekit.bundle import model_files
+
+    found = [file.sha256 for file in model_files(manifest)]
     return found[0] if len(found) == 1 else _digest(found)
 
 

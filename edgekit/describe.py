@@ -14,8 +14,10 @@ import msgspec
 from edgekit.bundle import MANIFEST, Bundle
 from edgekit.confidence_map import load_confidence
 from edgekit.errors import InputError
+from edgekit.genai_config import read_config
 from edgekit.gguf_header import GgufArray, GgufTensor
 from edgekit.gguf_shards import read_shards
+from edgekit.onnx_header import places, read_tensors
 
 if TYPE_CHECKING:
     from edgekit.converters.adapter import Adapter
@@ -23,9 +25,9 @@ if TYPE_CHECKING:
 
 
 def kind_of(path: Path) -> str:
-    """bundle, gguf, adapter or checkpoint; ``InputError`` for anything else."""
+    """bundle, gguf, onnx, adapter or checkpoint; ``InputError`` for anything else."""
     if path.is_file():
-        return "gguf"
+        return "onnx" if path.suffix == ".onnx" else "gguf"
     if not path.is_dir():
         raise InputError("nothing is here", path=path, expected="a bundle, GGUF file, checkpoint or adapter")
     for name, kind in (
@@ -66,7 +68,7 @@ def describe_bundle(path: Path) -> dict[str, Any]:
         "output_schema": manifest.output_schema,
         "confidence": _confidence(bundle),
         "allocation": _allocation(bundle),
-        "artifact": describe_gguf(bundle.artifact),
+        "artifact": (describe_onnx if manifest.format == "onnx" else describe_gguf)(bundle.artifact),
     }
 
 
@@ -98,6 +100,32 @@ def describe_gguf(path: Path) -> dict[str, Any]:
         "keys": {key: _shown(value) for key, value in parts[0][1].keys.items()},
         "bits_per_weight": round(_bits(tensors), 2),
         "types": {tensor.name: tensor.kind for tensor in tensors if len(tensor.dimensions) > 1},
+    }
+
+
+def describe_onnx(path: Path) -> dict[str, Any]:
+    """What an ONNX model's graph and configuration say, both checked."""
+    config, tensors = read_config(path.parent), read_tensors(path)
+    decoder = config.model.decoder
+    by_type: Counter[str] = Counter()
+    for tensor in tensors:
+        by_type[tensor.type_name] += tensor.nbytes
+    return {
+        "kind": "onnx",
+        "size": path.stat().st_size + sum((path.parent / name).stat().st_size for name in places(tensors)),
+        "tensors": len(tensors),
+        "bytes_by_type": dict(by_type.most_common()),
+        "keys": {
+            "model": config.model.type,
+            "context_length": config.model.context_length,
+            "vocab_size": config.model.vocab_size,
+            "layers": decoder.num_hidden_layers,
+            "heads": f"{decoder.num_attention_heads}, {decoder.num_key_value_heads} for keys and values",
+            "head_size": decoder.head_size,
+            "hidden_size": decoder.hidden_size,
+            "eos_token_id": ", ".join(map(str, config.eos_ids)),
+        },
+        "types": {tensor.name: tensor.type_name for tensor in tensors if len(tensor.shape) > 1},
     }
 
 

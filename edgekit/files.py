@@ -139,10 +139,11 @@ def sha256(path: Path, progress: Callable[[int], None] | None = None) -> str:
     return digest.hexdigest()
 
 
-def share(files: Iterable[Path], folder: Path) -> None:
-    """Put finished files into another folder too, under their names: as hard links, or as copies where there are none."""
-    for file in files:
+def share(source: Path, names: Iterable[str], folder: Path) -> None:
+    """Put finished files of a folder into another too, under their names: as hard links, or as copies where there are none."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         try:
-            os.link(file, folder / file.name)
+            os.link(source / name, folder / name)
         except OSError:
-            shutil.copyfile(file, folder / file.name)
+            shutil.copyfile(source / name, folder / name)

@@ -55,7 +55,7 @@ def _check_text(spec: BuildSpec, text: Path) -> None:
     words = read_plain(text)
     plain = replace(
         spec, quantizations=(spec.trial.reference_type,), devices=(), imatrix=None, calibration=None, tensor_types=(),
-        split_size=None, llama_cpp=None,
+        split_size=None, llama_cpp=None, format="gguf",
     )  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
         try:

@@ -44,32 +44,30 @@ def load(
     exact: bool = False,
     verify: bool = False,
 ) -> Model:
-    """Open a bundle's folder or a .gguf file; unset options fit themselves to model and machine.
+    """Open a bundle's folder, a .gguf file or an .onnx graph; unset options fit themselves to model and machine.
 
     ``n_parallel`` answers can be in the making at once; they share a KV cache of ``n_kv`` tokens, by default
     ``n_ctx``, or 256 for each where that is more. ``kv_type``: how it is kept; q8_0 takes half the memory. ``exact``:
     see ``Model``. ``verify`` checks the artifact's SHA-256 on the same open file that is then loaded.
 
     Raises ``BundleError`` or ``InputError`` for what can't be loaded, ``HardwareError`` where memory is short and
-    ``RuntimeUnavailableError`` where llama.cpp is missing.
+    ``RuntimeUnavailableError`` where its runtime is missing.
     """
-    from edgekit.choosing import open_engine
-    from edgekit.runtimes.llamacpp import LlamaCppOptions
-    from edgekit.runtimes.teams import forks
+    from edgekit.engines import Wishes, picked
 
     check("path", path, (str, os.PathLike), "a path")
     artifact, meant, about = _about(Path(path), verify)
-    options = LlamaCppOptions(
+    wishes = Wishes(
         n_ctx=n_ctx,
-        n_seq_max=1 if exact else n_parallel,
+        n_parallel=1 if exact else n_parallel,
         n_kv=n_kv,
         kv_type=kv_type,
         threads=threads,
         batch_threads=batch_threads,
         n_gpu_layers=n_gpu_layers,
     )
-    engine, options, choice = open_engine(Path(path), artifact, options, meant)
-    model = Model(engine, exact=exact, team=None if exact else forks(engine, options), **about)
+    engine, team, choice = picked(Path(path), artifact, wishes, meant)
+    model = Model(engine, exact=exact, team=None if exact else team, **about)
     model.choice = choice
     return model
 

@@ -85,20 +85,21 @@ def opened(
     progress: Progress,
     *,
     planning: bool = False,
+    plans: bool = True,
     roundings: Mapping[str, Rounding] | None = None,
 ) -> Iterator[Opened]:
     """Open and check everything that a build reads; files are closed on the way out.
 
     With ``spec.llama_cpp``, a model that edgekit doesn't convert is merged and converted by llama.cpp's script here.
-    ``planning`` does with what is there, be it config.json alone, and makes no plans. ``roundings`` are for the
-    quantizations of these names.
+    ``planning`` does with what is there, be it config.json alone, and makes no plans; nor are any without ``plans``.
+    ``roundings`` are for the quantizations of these names.
     """
     from edgekit.converters.adapter import Adapter
     from edgekit.converters.gguf import imatrix, plan, presets
     from edgekit.converters.gguf.gguf_source import GgufSource
     from edgekit.converters.lora import Merged
 
-    chosen = [] if planning else [presets.preset(name) for name in spec.quantizations]
+    chosen = [] if planning or not plans else [presets.preset(name) for name in spec.quantizations]
     overrides = [presets.Override.parse(text) for text in spec.tensor_types]
     matrix = imatrix.read(spec.imatrix) if spec.imatrix else None
     with ExitStack() as stack:
@@ -117,13 +118,13 @@ def opened(
             words = overlay(spec.base, merged.tokenizer, Path(temporary))
         layout = _layout(spec, base, merged, words, stack, progress, planning)
         known = roundings or {}
-        plans = [
+        found = [
             _rounded(spec, layout, known[preset.name], overrides, matrix)
             if preset.name in known
             else plan.plan(layout, preset, overrides, matrix, spec.split_size)
             for preset in chosen
         ]
-        yield Opened(spec, base, adapters, merged, layout, plans, matrix, words)
+        yield Opened(spec, base, adapters, merged, layout, found, matrix, words)
 
 
 def _rounded(

@@ -9,6 +9,7 @@ from typing import Final
 
 from edgekit.errors import InputError
 from edgekit.intended import Intended
+from edgekit.onnx_settings import precision
 from edgekit.progress import Progress
 from edgekit.project import BuildSpec
 
@@ -94,6 +95,8 @@ def folder_of(spec: BuildSpec) -> Path:
 
     if spec.devices:
         return spec.out / f"{spec.name}-{spec.devices[0].name}"
+    if spec.format == "onnx":
+        return spec.out / f"{spec.name}-onnx-{precision(spec.quantizations[0], spec.onnx).lower()}"
     if is_smallest(spec.quantizations[0]):
         return spec.out / f"{spec.name}-{SMALLEST}"
     return spec.out / f"{spec.name}-{presets.preset(spec.quantizations[0]).name.lower()}"

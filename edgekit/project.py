@@ -6,13 +6,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
 from edgekit.budget import AUTO, Budget, parse_bytes
 from edgekit.errors import InputError
 from edgekit.files import MALFORMED, read_bounded, read_json, read_text, real
+from edgekit.onnx_settings import OnnxSettings
 from edgekit.targets import split_gates
 from edgekit.trial import Trial
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 FILE = "edgekit.toml"
 DEFAULT_QUANTIZATIONS = ("Q4_K_M",)
+DEFAULT_PRECISIONS = ("INT4",)
+"""Where the format is ONNX."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -61,6 +64,9 @@ class BuildSpec:
     """What the bundles are measured on, and must pass to be published."""
     intended_use: str | None = None
     """What the result is meant for, in the words of who publishes it."""
+    format: Literal["gguf", "onnx"] = "gguf"
+    onnx: OnnxSettings = field(default_factory=OnnxSettings)
+    """How, where the format is ONNX."""
 
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):
@@ -138,6 +144,8 @@ class _Project(msgspec.Struct, forbid_unknown_fields=True):
     allow_nonfinite: bool = False
     licence: str | None = None
     intended_use: str | None = None
+    format: Literal["gguf", "onnx"] = "gguf"
+    onnx: OnnxSettings = msgspec.field(default_factory=OnnxSettings)
     adapters: list[_AdapterEntry] = []
     prompt: _Prompt = msgspec.field(default_factory=_Prompt)
     evaluation: _Evaluation = msgspec.field(default_factory=_Evaluation)
@@ -158,7 +166,7 @@ def read_project(
     devices = _devices(path, tables, targets)
     wanted = () if targets else project.quantizations
     if wanted is None:
-        wanted = () if devices else DEFAULT_QUANTIZATIONS
+        wanted = () if devices else DEFAULT_PRECISIONS if project.format == "onnx" else DEFAULT_QUANTIZATIONS
     return BuildSpec(
         base=folder / project.base,
         out=folder / project.out,
@@ -185,6 +193,8 @@ def read_project(
         devices=devices,
         trial=_trial(folder, project.evaluation, gates),
         intended_use=project.intended_use,
+        format=project.format,
+        onnx=project.onnx,
     )
 
 

@@ -13,7 +13,20 @@ from edgekit.files import real, sha256
 from edgekit.opening import Opened
 from edgekit.overlay import files_read
 
-TOOLS = ("llama-cpp-python", "gguf", "numpy", "tokenizers")
+TOOLS = {
+    "gguf": ("llama-cpp-python", "gguf", "numpy", "tokenizers"),
+    "onnx": (
+        "onnxruntime-genai",
+        "onnxruntime",
+        "onnx",
+        "onnx-ir",
+        "torch",
+        "transformers",
+        "numpy",
+        "tokenizers",
+    ),
+}
+"""Packages by a bundle's format."""
 BESIDE = (
     "model.safetensors.index.json", "config.json", "generation_config.json", "tokenizer.json", "tokenizer.model",
     "tekken.json", "added_tokens.json", "tokenizer_config.json", "chat_template.jinja",
@@ -36,12 +49,12 @@ def provenance(inputs: Opened, stop: threading.Event) -> bundle.Provenance:
         _source(a.folder, files_read(a.folder, a.file.path, inputs.merged.tokenizer), weight, stop)
         for a, weight in inputs.adapters
     ]
-    return bundle.Provenance(base, adapters, _calibration(inputs, stop), tools(), spec.licence)
+    return bundle.Provenance(base, adapters, _calibration(inputs, stop), tools(spec.format), spec.licence)
 
 
-def tools() -> dict[str, str]:
-    """Versions of what a build's bytes depend on."""
-    return {"edgekit": __version__} | {name: found for name in TOOLS if (found := _version(name))}
+def tools(form: str) -> dict[str, str]:
+    """Versions of what the bytes of a build in a format depend on."""
+    return {"edgekit": __version__} | {name: found for name in TOOLS[form] if (found := _version(name))}
 
 
 def _calibration(inputs: Opened, stop: threading.Event) -> bundle.Calibration | None:

@@ -69,7 +69,7 @@ def run(request: Prove | Record) -> Proved | Recorded:
     if done.returncode != 0:
         lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
         raise InputError(
-            "llama.cpp can't load what was built from this checkpoint",
+            "the runtime can't load what was built from this checkpoint",
             path=request.artifact,
             found="; ".join(lines[-2:]) or f"the step ended with status {done.returncode}",
             expected="a sound model and tokenizer",
@@ -131,9 +131,9 @@ def _expected(request: Prove) -> list[list[int]]:
 
 def _record(request: Record) -> Recorded:
     from edgekit import golden
-    from edgekit.runtimes.llamacpp import LlamaCppEngine, LlamaCppOptions
+    from edgekit.engines import plain
 
-    engine = LlamaCppEngine(Path(request.artifact), LlamaCppOptions(n_ctx=512, threads=request.threads))
+    engine = plain(Path(request.artifact), n_ctx=512, threads=request.threads)
     try:
         return Recorded(golden.record(engine, request.prompt, allow_nonfinite=request.allow_nonfinite))
     finally:

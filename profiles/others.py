@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Final
+from typing import Final, Literal
 
 from edgekit.profiles import rates
 from edgekit.profiles.choice import Artifact, Preferences, RuntimeChoice
@@ -113,8 +113,10 @@ def _plain(
     """A choice with all of the model in one place."""
     shape = artifact.shape
     context = wishes.context or min(shape.trained, 4096)
+    # Each sequence of an ONNX model has room of its own, for numbers of 32 bits.
+    kv_type: Literal["f16", "f32"] = "f32" if runtime == "onnxruntime" else "f16"
     need = memory(
-        shape, context=context * wishes.sequences, kv_type="f16", batch=512, sequences=wishes.sequences
+        shape, context=context * wishes.sequences, kv_type=kv_type, batch=512, sequences=wishes.sequences
     )
     if gpus:
         bandwidth = rates.read_speed(gpus[0], hardware.memory)
@@ -133,7 +135,7 @@ def _plain(
         batch_threads=threads,
         batch=512,
         context=context,
-        kv_type="f16",
+        kv_type=kv_type,
         memory=need,
         gpu_bytes=need.total if gpus else 0,
         prompt_tps=found.prompt_tps if known else None,

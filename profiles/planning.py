@@ -84,15 +84,15 @@ def context_of(device: Device, shape: Shape) -> int:
     return min(device.context, shape.trained)
 
 
-def need(shape: Shape, context: int) -> int:
+def need(shape: Shape, context: int, kv_type: str = KV_TYPE) -> int:
     """Bytes that a model takes with a context."""
-    return memory(shape, context=context, kv_type=KV_TYPE, batch=BATCH, sequences=1).total
+    return memory(shape, context=context, kv_type=kv_type, batch=BATCH, sequences=1).total
 
 
-def memory_by_context(shape: Shape, *more: int) -> dict[int, int]:
+def memory_by_context(shape: Shape, *more: int, kv_type: str = KV_TYPE) -> dict[int, int]:
     """Bytes by context in tokens, up to what the model was trained for; ``more`` contexts are among them."""
     lengths = sorted({*(n for n in CONTEXTS if n < shape.trained), *more, shape.trained})
-    return {length: need(shape, length) for length in lengths}
+    return {length: need(shape, length, kv_type) for length in lengths}
 
 
 def _row(device: Device, machine: Hardware, candidate: Candidate) -> Row:

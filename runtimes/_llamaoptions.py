@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-import psutil
-
 from edgekit.errors import InputError
-from edgekit.runtimes._llamabatch import check_options
+from edgekit.runtimes.cores import default_threads
+from edgekit.runtimes.flat import check_options
 
 DEFAULT_CONTEXT: Final = 4096
 """Cap on the context when none is asked for: a 128k context would reserve gigabytes of KV cache."""
@@ -70,13 +68,6 @@ class LlamaCppOptions:
             raise InputError(
                 "there is no such kv_type", found=repr(self.kv_type), expected=", ".join(_KV_TYPES)
             )
-
-
-def default_threads() -> int:
-    """Physical cores, but no more than the logical ones that this process may run on."""
-    cores = psutil.cpu_count(logical=False) or 1
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores
-    return max(1, min(cores, allowed))
 
 
 def context_params(lib: Any, options: LlamaCppOptions, n_ctx: int) -> Any:

@@ -14,11 +14,12 @@ import numpy as np
 from edgekit.errors import BundleError, EdgekitError, HardwareError, InputError, UnsupportedModelError
 from edgekit.gguf_shards import read_shards
 from edgekit.runtimes import _amx, _llamalib
-from edgekit.runtimes._llamabatch import LlamaBatch, Plan, check_seq
+from edgekit.runtimes._llamabatch import LlamaBatch
 from edgekit.runtimes._llamaoptions import DEFAULT_CONTEXT, LlamaCppOptions, context_params
 from edgekit.runtimes._llamathreads import ThreadPool
 from edgekit.runtimes._llamavocab import LlamaVocabulary
 from edgekit.runtimes.engine import Logits, Run
+from edgekit.runtimes.flat import Plan, check_seq
 
 __all__ = ["LlamaCppEngine", "LlamaCppOptions"]
 

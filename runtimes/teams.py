@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final, Literal, TypedDict
 
-from edgekit.runtimes._llamaoptions import default_threads
+from edgekit.runtimes.cores import default_threads
 from edgekit.runtimes.llamacpp import LlamaCppEngine, LlamaCppOptions
 
 SMALL: Final = 128 << 20

@@ -93,6 +93,22 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def onnx_bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same as ONNX: restaurant-onnx-fp32 and restaurant-onnx-int4. Skips where what builds them isn't installed."""
+    from dataclasses import replace
+
+    pytest.importorskip("torch")
+    pytest.importorskip("onnxruntime_genai")
+    from edgekit.build import build
+    from edgekit.project import read_project
+
+    out = tmp_path_factory.mktemp("onnx")
+    spec = read_project(ROOT / "examples" / "restaurant" / "edgekit.toml")
+    build(replace(spec, out=out, format="onnx", quantizations=("FP32", "INT4")))
+    return out
+
+
+@pytest.fixture(scope="session")
 def base_gguf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The base alone as a Q8_0 GGUF."""
     from edgekit.build import build

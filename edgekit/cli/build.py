@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -24,6 +24,7 @@ Examples:
   edgekit build BASE --adapter LORA --quant Q4_K_M --quant Q8_0 -o dist/
   edgekit build BASE --adapter LORA --target laptop-8gb --target my-board.toml
   edgekit build model-f16.gguf --quant Q4_K_M
+  edgekit build BASE --adapter LORA --format onnx --quant INT4 --onnx block_size=64
   edgekit build BASE --adapter LORA --quant Q3_K_M --calibration train.jsonl --prompt prompt.txt
   edgekit build BASE --adapter LORA --quant auto --bpw 4.5 --calibration train.jsonl --prompt prompt.txt
   edgekit build BASE --adapter LORA --prompt prompt.txt --schema schema.json --task labelled.jsonl --gate 'f1 >= 0.85'
@@ -42,8 +43,13 @@ Examples:
     "quants",
     multiple=True,
     metavar="TYPE",
-    help="Q4_K_M, Q8_0, F16, …, or smallest that passes; repeatable.",
+    help="Q4_K_M, Q8_0, F16, …, or smallest that passes; of ONNX INT4, INT8, FP32; repeatable.",
 )
+@click.option("--format", "form", type=click.Choice(["gguf", "onnx"]), help="What is built.  [default: gguf]")
+@click.option(
+    "--onnx", "onnx", multiple=True, metavar="KEY=VALUE",
+    help="With --format onnx: provider=cpu, block_size=32, symmetric=true, accuracy_level=4, algorithm=rtn; repeatable.",
+)  # fmt: skip
 @click.option(
     "--target", "targets", multiple=True, metavar="NAME|FILE",
     help="The best for a device of `edgekit targets`, or of a .toml file; repeatable.",
@@ -129,7 +135,7 @@ def command(
     if base is None:
         from edgekit.project import FILE, read_project
 
-        names = {"adapters": "adapter", "types": "tensor-type"}
+        names = {"adapters": "adapter", "types": "tensor-type", "form": "format"}
         if wrong := [
             name for name, value in given.items() if value not in (None, (), False) and name not in _BOTH
         ]:
@@ -159,7 +165,9 @@ def _spec(
     base: Path, force: bool, threads: int | None, targets: tuple[str, ...], given: dict[str, Any]
 ) -> BuildSpec:
     from edgekit.files import read_json
+    from edgekit.onnx_settings import parse
     from edgekit.project import (
+        DEFAULT_PRECISIONS,
         DEFAULT_QUANTIZATIONS,
         BuildSpec,
         name_of,
@@ -171,7 +179,11 @@ def _spec(
     from edgekit.trial import Trial
 
     adapters = tuple(parse_adapter(text) for text in given["adapters"])
-    quants = given["quants"] or (() if targets else DEFAULT_QUANTIZATIONS)
+    form: Literal["gguf", "onnx"] = given["form"] or "gguf"
+    if given["onnx"] and form != "onnx":
+        raise click.UsageError("--onnx goes with --format onnx")
+    usual = DEFAULT_PRECISIONS if form == "onnx" else DEFAULT_QUANTIZATIONS
+    quants = given["quants"] or (() if targets else usual)
     return BuildSpec(
         base=base,
         out=given["out"] or Path("dist"),
@@ -197,6 +209,8 @@ def _spec(
         force=force,
         trial=build_gates.trial(given, Trial()),
         intended_use=given["intended_use"],
+        format=form,
+        onnx=parse(given["onnx"]),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -35,14 +35,18 @@ def command(path: Path, base: Path | None, draw: bool, as_json: bool) -> None:
     if kind == "adapter":
         found = describe.describe_adapter(path, base)
     else:
-        look = {"bundle": describe.describe_bundle, "gguf": describe.describe_gguf}
+        look = {
+            "bundle": describe.describe_bundle,
+            "gguf": describe.describe_gguf,
+            "onnx": describe.describe_onnx,
+        }
         found = look.get(kind, describe.describe_checkpoint)(path)
-    if draw and kind not in {"bundle", "gguf"}:
+    if draw and (kind not in {"bundle", "gguf"} or found.get("format") == "onnx"):
         raise click.UsageError(f"--types goes with a bundle or a GGUF file; {path} is a {kind}")
     if as_json:
         print_json(found)
     else:
-        {"bundle": _bundle, "gguf": _gguf, "adapter": show_adapter, "checkpoint": _checkpoint}[kind](found)
+        _SHOW[kind](found)
     if not as_json:
         _drawn(found, draw)
     if kind == "adapter" and found["problems"]:
@@ -78,7 +82,7 @@ def _bundle(found: dict[str, Any]) -> None:
     ]
     _facts(rows)
     click.echo()
-    _gguf(found["artifact"])
+    _model(found["artifact"])
 
 
 def _calibration(found: dict[str, Any] | None) -> str:
@@ -121,15 +125,14 @@ def _fields(schema: Any) -> list[str]:
     return list(properties) if isinstance(properties, dict) else []
 
 
-def _gguf(found: dict[str, Any]) -> None:
+def _model(found: dict[str, Any]) -> None:
+    """A GGUF or ONNX model."""
     from edgekit.units import size
 
     types = ", ".join(f"{kind} {size(nbytes)}" for kind, nbytes in found["bytes_by_type"].items())
+    bits = f", {found['bits_per_weight']} bits a weight" if "bits_per_weight" in found else ""
     head = [
-        (
-            "gguf",
-            f"{size(found['size'])}, {found['tensors']} tensors, {found['bits_per_weight']} bits a weight",
-        ),
+        (found["kind"], f"{size(found['size'])}, {found['tensors']} tensors{bits}"),
         ("types", types),
     ]
     _facts([*head, *((key, _short(value)) for key, value in found["keys"].items())])
@@ -184,3 +187,8 @@ def show_adapter(found: dict[str, Any]) -> None:
 def _short(value: object) -> str:
     text = str(value).replace("\n", "\\n")
     return text if len(text) <= 90 else text[:87] + "…"
+
+
+_SHOW: Final = {
+    "bundle": _bundle, "gguf": _model, "onnx": _model, "adapter": show_adapter, "checkpoint": _checkpoint,
+}  # fmt: skip

@@ -42,12 +42,12 @@ def command(bundle: Path, replay: bool, as_json: bool) -> None:
 
 def _replay(opened: Any) -> dict[str, Any]:
     from edgekit import golden
+    from edgekit.engines import plain
     from edgekit.profiles.cpu import usable_cores
-    from edgekit.runtimes.llamacpp import LlamaCppEngine, LlamaCppOptions
 
     recorded = golden.read(opened)
     with opened.verified() as artifact:
-        engine = LlamaCppEngine(artifact, LlamaCppOptions(n_ctx=512, threads=usable_cores()))
+        engine = plain(artifact, n_ctx=512, threads=usable_cores())
     try:
         found = golden.replay(engine, recorded)
     finally:

@@ -34,9 +34,9 @@ class Tokens:
 
 def tokenize(subject: Subject, text: str) -> Tokens:
     """The text's tokens; no weights are loaded."""
-    from edgekit.runtimes.llamacpp import LlamaCppEngine
+    from edgekit.engines import plain
 
-    engine = LlamaCppEngine(subject.artifact, vocab_only=True)
+    engine = plain(subject.artifact, vocab_only=True)
     try:
         ids, bos = tokens_of(engine, text)
         digest = hashlib.sha256(repr((engine.n_vocab, sorted(engine.specials.items()), bos)).encode())
@@ -94,12 +94,17 @@ def _reader(subject: Subject, chunk: int, threads: int) -> Iterator[Engine]:
         with _transformers(subject, threads) as reader:
             yield reader
         return
-    from edgekit.choosing import open_engine
+    from edgekit.choosing import is_onnx, open_engine
+    from edgekit.engines import plain
     from edgekit.runtimes.chunks import ROWS
     from edgekit.runtimes.llamacpp import LlamaCppOptions
 
-    options = LlamaCppOptions(n_ctx=chunk, n_outputs=ROWS, threads=threads)
-    engine, _, _ = open_engine(subject.artifact, nullcontext(subject.artifact), options)
+    engine: Engine
+    if is_onnx(subject.artifact):
+        engine = plain(subject.artifact, n_ctx=chunk, threads=threads)
+    else:
+        options = LlamaCppOptions(n_ctx=chunk, n_outputs=ROWS, threads=threads)
+        engine, _, _ = open_engine(subject.artifact, nullcontext(subject.artifact), options)
     try:
         yield engine
     finally:

@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from edgekit import evidence
-from edgekit.bundle import MANIFEST, Bundle, Manifest
+from edgekit.bundle import MANIFEST, Bundle, Manifest, model_files
 from edgekit.errors import BundleError, InputError
 from edgekit.evaluation.figures import TaskFigures
 from edgekit.evaluation.running import Speed
@@ -115,11 +115,11 @@ def _entry(folder: Path, label: str, rows: Mapping[str, tuple[_Row, str | None]]
     about = bundle.manifest
     try:
         found, speed = evidence.of(about), evidence.speed_of(about)
-        parts = read_shards(bundle.artifact)
+        parts = [] if about.format == "onnx" else read_shards(bundle.artifact)
     except (BundleError, InputError) as error:
         raise BundleError(error.what, path=folder / MANIFEST, found=error.found) from error
     types = {t.name: t.kind for _, header in parts for t in header.tensors if len(t.dimensions) > 1}
-    files = [file for file in about.files if file.path.endswith(".gguf")]
+    files = model_files(about)
     entry = Entry(label, about, sum(file.size for file in files), types, speed=speed)
     if found is not None:
         figures = found.text_figures, found.task_figures

@@ -33,6 +33,8 @@ MAY_IMPORT_ROOMS = {
     "worker.py",
     "convert_adapter.py",
     "describe.py",
+    "engines.py",
+    "onnx_build.py",
     "demo.py",
     "golden.py",
     "handoff.py",

@@ -13,7 +13,7 @@ import pytest
 
 from edgekit.errors import BundleError, EdgekitError, HardwareError, InputError, RuntimeUnavailableError
 from edgekit.runtimes import _llamalib
-from edgekit.runtimes._llamaoptions import default_threads
+from edgekit.runtimes.cores import default_threads
 from edgekit.runtimes.engine import Engine, Logits, Run
 from edgekit.runtimes.llamacpp import LlamaCppEngine, LlamaCppOptions
 
