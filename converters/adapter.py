@@ -14,9 +14,9 @@ from edgekit.converters import mlx_adapter
 from edgekit.converters.adapter_config import check_kind
 from edgekit.converters.adapter_parts import Pair, Parts
 from edgekit.converters.dtypes import scratch, widen
-from edgekit.converters.safetensors import SafetensorsFile
 from edgekit.errors import AdapterError
 from edgekit.files import inside, read_json, require_file, require_folder
+from edgekit.safetensors_file import SafetensorsFile
 from edgekit.tensors import Float32, TensorInfo
 
 WEIGHTS = "adapter_model.safetensors"

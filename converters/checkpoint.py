@@ -11,9 +11,9 @@ import numpy as np
 from edgekit.converters.columns import Columns
 from edgekit.converters.dtypes import FLOATS, scratch, widen
 from edgekit.converters.fp8 import IGNORED_SUFFIXES, SCALE_SUFFIXES, Scale, check_quantization, make_scale
-from edgekit.converters.safetensors import Extent, SafetensorsFile
 from edgekit.errors import InputError, UnsupportedModelError
 from edgekit.files import inside, read_json, require_file, require_folder
+from edgekit.safetensors_file import Extent, SafetensorsFile
 from edgekit.tensors import ALL, Float32, TensorInfo, span, turned
 
 INDEX = "model.safetensors.index.json"

@@ -7,7 +7,7 @@ import threading
 import numpy as np
 
 from edgekit.converters.dtypes import FLOATS, Bytes, widen
-from edgekit.converters.safetensors import Extent, SafetensorsFile
+from edgekit.safetensors_file import Extent, SafetensorsFile
 from edgekit.tensors import Float32
 
 PANEL_BYTES = 32 << 20

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.converters.checkpoint import INDEX, SINGLE, read_config
-from edgekit.converters.safetensors import SafetensorsFile
 from edgekit.errors import InputError
 from edgekit.files import inside, read_json, require_folder
+from edgekit.safetensors_file import SafetensorsFile
 from edgekit.tensors import ALL, Float32, TensorInfo
 
 UNKNOWN = TensorInfo("BF16", ())

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from edgekit.converters.safetensors import TENSOR_LIMIT
 from edgekit.errors import AdapterError
+from edgekit.safetensors_file import TENSOR_LIMIT
 
 WEIGHTS = "adapters.safetensors"
 _PART = re.compile(r"(?P<module>.+)\.(?P<part>lora_a|lora_b|m)")

@@ -17,9 +17,9 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from edgekit.converters.dtypes import Bytes
-from edgekit.converters.safetensors import ITEM_BYTES
 from edgekit.errors import InputError
 from edgekit.files import inside
+from edgekit.safetensors_file import ITEM_BYTES
 from edgekit.tensors import TensorInfo, TensorSource
 
 CHUNK_ELEMENTS = 1 << 20

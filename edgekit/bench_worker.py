@@ -113,14 +113,15 @@ def _options(job: Job) -> LlamaCppOptions:
 
 
 def _open(job: Job) -> Engine:
-    from edgekit.choosing import is_onnx
+    from edgekit.engines import rows
+    from edgekit.forms import is_gguf
 
     path = Path(job.path)
-    if is_onnx(path):
-        from edgekit.runtimes.onnx import OnnxEngine, OnnxOptions
+    if not is_gguf(path):
+        from edgekit.runtimes.rows import RowsOptions
 
         context = max(64, job.prompt_tokens + job.gen_tokens + 1)
-        return OnnxEngine(path, OnnxOptions(context, job.concurrency, job.threads))
+        return rows(path, RowsOptions(context, job.concurrency, job.threads))
     from edgekit.runtimes.llamacpp import LlamaCppEngine
 
     return LlamaCppEngine(path, _options(job))
@@ -128,13 +129,14 @@ def _open(job: Job) -> Engine:
 
 def _again(engine: Engine, job: Job, threads: int) -> Engine:
     """The same model with other threads and a short context: over the same weights where llama.cpp has them."""
+    from edgekit.engines import rows
     from edgekit.runtimes.llamacpp import LlamaCppEngine
-    from edgekit.runtimes.onnx import OnnxEngine, OnnxOptions
+    from edgekit.runtimes.rows import RowsOptions
 
     if isinstance(engine, LlamaCppEngine):
         small = replace(_options(job), n_ctx=64, n_seq_max=1, n_kv=None)
         return engine.fork(replace(small, threads=threads, batch_threads=0))
-    return OnnxEngine(job.path, OnnxOptions(64, 1, threads))
+    return rows(Path(job.path), RowsOptions(64, 1, threads))
 
 
 def _alone(engine: Engine, job: Job) -> Iterator[tuple[float, float, float]]:

@@ -59,10 +59,10 @@ def build(spec: BuildSpec, progress: Progress | None = None, judge: Judge | None
     """
     progress = Once(progress or Progress())  # calibrating opens the same inputs before
     _check_schema(spec)
-    if spec.format == "onnx":
-        from edgekit import onnx_build
+    if spec.format != "gguf":
+        from edgekit import checkpoint_build
 
-        return onnx_build.build(spec, progress, judge)
+        return checkpoint_build.build(spec, progress, judge)
     if smallest.asked(spec):
         return smallest.build(spec, progress)
     wanted = orders(spec, progress)

@@ -10,21 +10,22 @@ from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
 from edgekit.allocation import Allocation
 from edgekit.errors import BundleError, InputError
 from edgekit.files import MALFORMED, inside, read_bounded, sha256
+from edgekit.forms import ENDINGS, FOLDERS
 from edgekit.gguf_shards import parts_of
 from edgekit.intended import Intended
 from edgekit.onnx_header import places, read_tensors
+from edgekit.packed_folder import weight_files
 from edgekit.reliability import Reliability
 
 SCHEMA_VERSION = 1
 MANIFEST, GOLDEN, SIGNATURE = "manifest.json", "golden.json", "signature.json"
-ONNX_FOLDER: Final = "onnx"
 
 
 class File(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -92,10 +93,6 @@ class Manifest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """What it is meant for, in the words of who built it."""
 
 
-ENDINGS: Final = {"gguf": ".gguf", "onnx": ".onnx"}
-"""How the artifact of a format ends."""
-
-
 @dataclass(frozen=True)
 class Bundle:
     """An opened bundle: its manifest was read, and every file it lists is there in its size."""
@@ -154,13 +151,15 @@ class Bundle:
         return self.path_of(name)
 
     def _weights(self) -> set[str]:
-        """Files that an ONNX graph takes its weights from, as the manifest would list them."""
-        if self.manifest.format != "onnx":
+        """Files that the artifact of a folder format takes its weights from, as the manifest would list them."""
+        if self.manifest.format not in FOLDERS:
             return set()
-        graph = self.artifact
-        return {
-            (graph.parent / name).relative_to(self.folder).as_posix() for name in places(read_tensors(graph))
-        }
+        first = self.artifact
+        if self.manifest.format == "onnx":
+            found = [first.parent / name for name in places(read_tensors(first))]
+        else:
+            found = list(weight_files(first.parent))
+        return {path.relative_to(self.folder).as_posix() for path in found}
 
     @contextmanager
     def verified(self) -> Iterator[Path]:
@@ -214,9 +213,9 @@ class Bundle:
 
 
 def model_files(manifest: Manifest) -> list[File]:
-    """What a runtime reads to run the model: .gguf files, or all of the folder that an ONNX model is."""
-    if manifest.format == "onnx":
-        return [file for file in manifest.files if file.path.startswith(f"{ONNX_FOLDER}/")]
+    """What a runtime reads to run the model: .gguf files, or all of the folder that a model of another format is."""
+    if manifest.format in FOLDERS:
+        return [file for file in manifest.files if file.path.startswith(f"{manifest.format}/")]
     return [file for file in manifest.files if file.path.endswith(".gguf")]
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit.errors import BundleError, HardwareError, InputError, RuntimeUnavailableError
+from edgekit.forms import files_of, is_gguf, is_onnx
 
 if TYPE_CHECKING:
     from edgekit.intended import Intended
@@ -19,45 +20,40 @@ if TYPE_CHECKING:
 
 
 def artifact_of(path: Path) -> Artifact:
-    """A .gguf or .onnx file as the picker looks at it; ``InputError`` or ``BundleError`` for an unsound one."""
+    """A .gguf, .onnx or packed .safetensors file as the picker looks at it; ``InputError`` or ``BundleError`` for an unsound one."""
     from edgekit.gguf_shards import read_shards
     from edgekit.profiles.choice import Artifact
     from edgekit.profiles.gguf_shape import shape_of
 
     if not path.is_file():
         found = "a folder" if path.is_dir() else "nothing"
-        raise InputError("there is no model here", path=path, found=found, expected="a .gguf or .onnx file")
-    if is_onnx(path):
-        return _onnx_artifact(path)
+        raise InputError(
+            "there is no model here", path=path, found=found, expected="a .gguf or .onnx file, or a bundle"
+        )
+    if not is_gguf(path):
+        return _artifact(path)
     parts = read_shards(path)
     kind = parts[0][1].keys.get("general.file_type")
     return Artifact(str(path), "gguf", _quantization(kind), shape_of(parts))
 
 
-def is_onnx(path: Path) -> bool:
-    """Whether an artifact is an ONNX graph, beside which its weights and words lie."""
-    return path.suffix == ".onnx"
+def _artifact(place: Path) -> Artifact:
+    """A file of a folder format as the picker looks at it."""
+    from edgekit.profiles.choice import Artifact
 
+    if not is_onnx(place):
+        from edgekit.packed_folder import read_packed
+        from edgekit.profiles.packed_shape import packed_shape
 
-def onnx_files(graph: Path) -> list[Path]:
-    """The graph, its weights, and what else a runtime reads of its folder."""
-    from edgekit.genai_config import FILE
-    from edgekit.onnx_header import places, read_tensors
-
-    words = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
-    names = [graph.name, *places(read_tensors(graph)), FILE, *words]
-    return [path for name in dict.fromkeys(names) if (path := graph.parent / name).is_file()]
-
-
-def _onnx_artifact(path: Path) -> Artifact:
+        found = read_packed(place)
+        return Artifact(str(place), found.method, f"INT{found.bits}", packed_shape(found))
     from edgekit.genai_config import read_config
     from edgekit.onnx_header import read_tensors
-    from edgekit.profiles.choice import Artifact
     from edgekit.profiles.onnx_shape import onnx_shape, precision
 
-    config, tensors = read_config(path.parent), read_tensors(path)
-    nbytes = sum(file.stat().st_size for file in onnx_files(path))
-    return Artifact(str(path), "onnx", precision(tensors), onnx_shape(config, tensors, nbytes))
+    config, tensors = read_config(place.parent), read_tensors(place)
+    nbytes = sum(file.stat().st_size for file in files_of(place))
+    return Artifact(str(place), "onnx", precision(tensors), onnx_shape(config, tensors, nbytes))
 
 
 def _quantization(kind: Any) -> str:

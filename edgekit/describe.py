@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -18,6 +18,8 @@ from edgekit.genai_config import read_config
 from edgekit.gguf_header import GgufArray, GgufTensor
 from edgekit.gguf_shards import read_shards
 from edgekit.onnx_header import places, read_tensors
+from edgekit.packed_folder import read_packed
+from edgekit.safetensors_file import ITEM_BYTES
 
 if TYPE_CHECKING:
     from edgekit.converters.adapter import Adapter
@@ -68,7 +70,7 @@ def describe_bundle(path: Path) -> dict[str, Any]:
         "output_schema": manifest.output_schema,
         "confidence": _confidence(bundle),
         "allocation": _allocation(bundle),
-        "artifact": (describe_onnx if manifest.format == "onnx" else describe_gguf)(bundle.artifact),
+        "artifact": _ARTIFACTS[manifest.format](bundle.artifact),
     }
 
 
@@ -127,6 +129,40 @@ def describe_onnx(path: Path) -> dict[str, Any]:
         },
         "types": {tensor.name: tensor.type_name for tensor in tensors if len(tensor.shape) > 1},
     }
+
+
+def describe_packed(path: Path) -> dict[str, Any]:
+    """What a GPTQ or AWQ model's configuration and headers say, both checked."""
+    found = read_packed(path)
+    by_type: Counter[str] = Counter()
+    for name, info in found.tensors.items():
+        by_type[f"INT{found.bits}" if name.endswith(".qweight") else info.dtype] += (
+            info.size * ITEM_BYTES[info.dtype]
+        )
+    config = found.config
+    return {
+        "kind": found.method,
+        "size": sum(file.stat().st_size for file in found.weights),
+        "tensors": len(found.tensors),
+        "bytes_by_type": dict(by_type.most_common()),
+        "keys": {
+            "model": config.get("model_type"),
+            "bits": found.bits,
+            "group_size": found.group_size,
+            "act_order": bool(config["quantization_config"].get("desc_act")),
+            "context_length": found.context,
+            "vocab_size": config["vocab_size"],
+            "layers": config["num_hidden_layers"],
+            "hidden_size": config["hidden_size"],
+            "eos_token_id": ", ".join(map(str, found.eos_ids)),
+        },
+        "types": {name: info.dtype for name, info in found.tensors.items() if len(info.shape) > 1},
+    }
+
+
+_ARTIFACTS: Final = {
+    "gguf": describe_gguf, "onnx": describe_onnx, "gptq": describe_packed, "awq": describe_packed,
+}  # fmt: skip
 
 
 def describe_checkpoint(path: Path) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Annotated, Final, Literal
 
 import msgspec
@@ -43,22 +42,3 @@ def precision(name: str, settings: OnnxSettings) -> str:
             expected=", ".join(BUILDABLE[settings.provider]),
         )  # fmt: skip
     return found
-
-
-def parse(pairs: Iterable[str]) -> OnnxSettings:
-    """From ``KEY=VALUE`` each; ``InputError`` names the one that is wrong."""
-    found: dict[str, object] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise InputError("not a setting of an ONNX export", found=pair, expected="KEY=VALUE")
-        found[key] = {"true": True, "false": False}.get(
-            value.lower(), int(value) if value.isdecimal() else value
-        )
-    try:
-        return msgspec.convert(found, OnnxSettings)
-    except msgspec.ValidationError as error:
-        raise InputError(
-            "not a setting of an ONNX export", found=str(error),
-            expected=", ".join(f"{name}={getattr(OnnxSettings(), name)}" for name in OnnxSettings.__struct_fields__),
-        ) from error  # fmt: skip

@@ -95,8 +95,10 @@ def folder_of(spec: BuildSpec) -> Path:
 
     if spec.devices:
         return spec.out / f"{spec.name}-{spec.devices[0].name}"
-    if spec.format == "onnx":
-        return spec.out / f"{spec.name}-onnx-{precision(spec.quantizations[0], spec.onnx).lower()}"
+    if spec.format != "gguf":
+        name = spec.quantizations[0]
+        name = precision(name, spec.onnx) if spec.format == "onnx" else name
+        return spec.out / f"{spec.name}-{spec.format}-{name.lower()}"
     if is_smallest(spec.quantizations[0]):
         return spec.out / f"{spec.name}-{SMALLEST}"
     return spec.out / f"{spec.name}-{presets.preset(spec.quantizations[0]).name.lower()}"

@@ -6,13 +6,15 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from edgekit.budget import AUTO, Budget, parse_bytes
 from edgekit.errors import InputError
 from edgekit.files import MALFORMED, read_bounded, read_json, read_text, real
+from edgekit.forms import Form
+from edgekit.gptq_settings import GptqSettings
 from edgekit.onnx_settings import OnnxSettings
 from edgekit.targets import split_gates
 from edgekit.trial import Trial
@@ -23,8 +25,13 @@ if TYPE_CHECKING:
 FILE = "edgekit.toml"
 DEFAULT_QUANTIZATIONS = ("Q4_K_M",)
 DEFAULT_PRECISIONS = ("INT4",)
-"""Where the format is ONNX."""
+"""Where the format is another than GGUF."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+def usual(form: Form) -> tuple[str, ...]:
+    """What is built of a format where nothing is named."""
+    return DEFAULT_QUANTIZATIONS if form == "gguf" else DEFAULT_PRECISIONS
 
 
 @dataclass(frozen=True)
@@ -64,9 +71,11 @@ class BuildSpec:
     """What the bundles are measured on, and must pass to be published."""
     intended_use: str | None = None
     """What the result is meant for, in the words of who publishes it."""
-    format: Literal["gguf", "onnx"] = "gguf"
+    format: Form = "gguf"
     onnx: OnnxSettings = field(default_factory=OnnxSettings)
     """How, where the format is ONNX."""
+    gptq: GptqSettings = field(default_factory=GptqSettings)
+    """How, where the format is GPTQ or AWQ."""
 
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):
@@ -144,8 +153,9 @@ class _Project(msgspec.Struct, forbid_unknown_fields=True):
     allow_nonfinite: bool = False
     licence: str | None = None
     intended_use: str | None = None
-    format: Literal["gguf", "onnx"] = "gguf"
+    format: Form = "gguf"
     onnx: OnnxSettings = msgspec.field(default_factory=OnnxSettings)
+    gptq: GptqSettings = msgspec.field(default_factory=GptqSettings)
     adapters: list[_AdapterEntry] = []
     prompt: _Prompt = msgspec.field(default_factory=_Prompt)
     evaluation: _Evaluation = msgspec.field(default_factory=_Evaluation)
@@ -166,7 +176,7 @@ def read_project(
     devices = _devices(path, tables, targets)
     wanted = () if targets else project.quantizations
     if wanted is None:
-        wanted = () if devices else DEFAULT_PRECISIONS if project.format == "onnx" else DEFAULT_QUANTIZATIONS
+        wanted = () if devices else usual(project.format)
     return BuildSpec(
         base=folder / project.base,
         out=folder / project.out,
@@ -195,6 +205,7 @@ def read_project(
         intended_use=project.intended_use,
         format=project.format,
         onnx=project.onnx,
+        gptq=project.gptq,
     )
 
 

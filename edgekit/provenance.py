@@ -13,6 +13,7 @@ from edgekit.files import real, sha256
 from edgekit.opening import Opened
 from edgekit.overlay import files_read
 
+_PACKED = ("gptqmodel", "torch", "transformers", "optimum", "numpy", "tokenizers")
 TOOLS = {
     "gguf": ("llama-cpp-python", "gguf", "numpy", "tokenizers"),
     "onnx": (
@@ -25,6 +26,8 @@ TOOLS = {
         "numpy",
         "tokenizers",
     ),
+    "gptq": _PACKED,
+    "awq": _PACKED,
 }
 """Packages by a bundle's format."""
 BESIDE = (

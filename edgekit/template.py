@@ -16,6 +16,7 @@ counter = 1                      # counts releases up; devices refuse to go back
 base = {base}                  # folder of a Hugging Face checkpoint (safetensors)
 out = "dist"                     # a bundle per quantization and target: dist/{name}-q4_k_m, dist/{name}-laptop-8gb, …
 quantizations = ["Q4_K_M", "Q8_0"]
+# format = "onnx"                # or "gptq", "awq": quantizations are then INT4, INT8, …
 # llama_cpp = "../llama.cpp"     # its converter is run for models that edgekit doesn't convert
 # calibration = "train.jsonl"    # data like what it will see, or edgekit calibrate's file: spends bits where they matter
 # imatrix = "imatrix.gguf"       # or llama-imatrix's file; types of about two bits need one
@@ -43,6 +44,13 @@ weight = 1.0
 # [targets.laptop-8gb]           # a bundle for this device; edgekit targets lists them
 # context = 2048                 # what is different from its profile; may be empty
 # gates = ["decode_tps >= 10"]   # for this bundle only
+
+# [onnx]                         # where the format is ONNX
+# block_size = 32
+# algorithm = "k_quant"
+
+# [gptq]                         # where it is GPTQ or AWQ
+# group_size = 128
 
 # [tensor_types]                 # override the preset: regex on GGUF tensor names = type
 # "ffn_down" = "q8_0"

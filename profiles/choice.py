@@ -7,7 +7,7 @@ from typing import Literal
 
 from edgekit.profiles.predict import Memory, Shape
 
-Format = Literal["gguf", "onnx", "gptq"]
+Format = Literal["gguf", "onnx", "gptq", "awq"]
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ class Device(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """What all cores together read of main memory a second."""
     cpu: Cpu
     gpu: Gpu | None = None
-    formats: Annotated[list[Literal["gguf", "onnx", "gptq"]], msgspec.Meta(min_length=1)]
+    formats: Annotated[list[Literal["gguf", "onnx", "gptq", "awq"]], msgspec.Meta(min_length=1)]
     """What is preferred first."""
     context: Annotated[int, msgspec.Meta(ge=1, le=1 << 24)]
     """Tokens that it must hold."""

@@ -53,9 +53,15 @@ def install_command(hardware: Hardware, *, again: bool = False) -> str:
     return flags + (ANEW if again else LLAMA)
 
 
-def beside(runtime: str, sequences: int) -> float:
+ON_CPU: Final = "no NVIDIA card: transformers computes GPTQ and AWQ on the CPU, slowly; a GGUF is the better artifact here"
+
+
+def beside(runtime: str, sequences: int, *, cpu: bool = False) -> float:
     """Speed beside llama.cpp's on the same device, for ranking: 839 to 1,299 tok/s of a 29M Llama for ONNX Runtime
-    (measured); vLLM's gain is for many answers at once, gptqmodel's loss is that of transformers' loop."""
+    (measured); vLLM's gain is for many answers at once, gptqmodel's loss is that of transformers' loop; on a CPU it is
+    nearly all (measured)."""
+    if cpu and runtime == "gptqmodel":
+        return 0.01
     return {"onnxruntime": 0.65, "gptqmodel": 0.5, "vllm": 3.0 if sequences >= MANY else 0.9}[runtime]
 
 
@@ -84,12 +90,17 @@ def _onnx(hardware: Hardware, artifact: Artifact, wishes: Preferences) -> Runtim
 def _gptq(
     hardware: Hardware, artifact: Artifact, wishes: Preferences, runtime: str, cards: list[Gpu]
 ) -> RuntimeChoice:
-    found = _plain(hardware, artifact, wishes, runtime, 1, cards)
-    if not cards:
-        return _with(found, [], "GPTQ runs on NVIDIA cards only, and there is none")
+    threads, _ = generation_threads(hardware.cpu, artifact.shape.token_bytes)
+    found = _plain(hardware, artifact, wishes, runtime, 1 if cards else wishes.threads or threads, cards)
+    if not cards and runtime == "vllm":
+        return _with(found, [], "vLLM runs on NVIDIA cards, and there is none")
     if hardware.runtime(runtime) is None:
         extra = "gptq" if runtime == "gptqmodel" else "vllm"
         return _missing(found, extra)
+    if not cards:
+        ram = ram_room(hardware.memory.available)
+        short = ram is not None and found.memory.total > ram
+        return _with(found, [ON_CPU], "main memory is too small for it" if short else None)
     if found.memory.total > gpu_room(cards[0]):
         return _with(
             found, [], f"it doesn't fit on {cards[0].name}, and only llama.cpp can leave a part to the CPU"
@@ -140,6 +151,6 @@ def _plain(
         gpu_bytes=need.total if gpus else 0,
         prompt_tps=found.prompt_tps if known else None,
         decode_tps=found.decode_tps if known else None,
-        rank_tps=found.decode_tps * beside(runtime, wishes.sequences),
+        rank_tps=found.decode_tps * beside(runtime, wishes.sequences, cpu=not gpus),
         reasons=(),
     )

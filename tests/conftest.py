@@ -109,6 +109,28 @@ def onnx_bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def packed_bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same as GPTQ and AWQ: restaurant-gptq-int4 and restaurant-awq-int4. Skips where gptqmodel isn't installed."""
+    from dataclasses import replace
+
+    pytest.importorskip("torch")
+    pytest.importorskip("optimum")
+    from edgekit.build import build
+    from edgekit.forms import Form
+    from edgekit.gptq_settings import GptqSettings
+    from edgekit.project import read_project
+
+    out = tmp_path_factory.mktemp("packed")
+    spec = read_project(ROOT / "examples" / "restaurant" / "edgekit.toml")
+    data = ROOT / "examples" / "restaurant" / "task" / "test.jsonl"
+    settings = GptqSettings(samples=48)
+    forms: tuple[Form, ...] = ("gptq", "awq")
+    for form in forms:
+        build(replace(spec, out=out, format=form, quantizations=("INT4",), calibration=data, gptq=settings))
+    return out
+
+
+@pytest.fixture(scope="session")
 def base_gguf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The base alone as a Q8_0 GGUF."""
     from edgekit.build import build

@@ -12,10 +12,10 @@ from gguf import GGMLQuantizationType as Q
 
 from edgekit.converters.dtypes import Bytes, scratch
 from edgekit.converters.gguf import ggml, mixture, presets
-from edgekit.converters.openfile import OpenFile
 from edgekit.errors import InputError, UnsupportedModelError
 from edgekit.gguf_header import GgufArray, GgufTensor
 from edgekit.gguf_shards import read_shards
+from edgekit.openfile import OpenFile
 from edgekit.tensors import ALL, Float32, TensorInfo, span, turned
 
 ROTATED = frozenset({"llama", "granite", "smollm3"})

@@ -24,7 +24,7 @@ COMMANDS = {
     "extract": "Extract the fields of many records, from files into a file; resumes after any interruption.",
     "review": "Step through doubtful records, correct them, and keep the corrections as labelled data.",
     "chat": "Talk with a bundle in the terminal.",
-    "export": "Write a bundle as Ollama, llama-server, LM Studio or onnxruntime-genai take it.",
+    "export": "Write a bundle as Ollama, llama-server, LM Studio, onnxruntime-genai or vLLM take it.",
     "calibrate": "Compute the importance matrix of a merged model on your data, for better quantizations.",
     "calibrate-confidence": "Fit a bundle's confidence on labelled records, so that it means something.",
     "convert-adapter": "Write an adapter as a GGUF file, unmerged, for runtimes that swap adapters.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +13,7 @@ from edgekit.cli import build_gates
 
 if TYPE_CHECKING:
     from edgekit.budget import Budget
+    from edgekit.forms import Form
     from edgekit.project import BuildSpec
 
 _BOTH = ("out", "quants", *build_gates.NAMES)
@@ -25,6 +26,7 @@ Examples:
   edgekit build BASE --adapter LORA --target laptop-8gb --target my-board.toml
   edgekit build model-f16.gguf --quant Q4_K_M
   edgekit build BASE --adapter LORA --format onnx --quant INT4 --onnx block_size=64
+  edgekit build BASE --adapter LORA --format gptq --calibration train.jsonl --prompt prompt.txt
   edgekit build BASE --adapter LORA --quant Q3_K_M --calibration train.jsonl --prompt prompt.txt
   edgekit build BASE --adapter LORA --quant auto --bpw 4.5 --calibration train.jsonl --prompt prompt.txt
   edgekit build BASE --adapter LORA --prompt prompt.txt --schema schema.json --task labelled.jsonl --gate 'f1 >= 0.85'
@@ -43,12 +45,21 @@ Examples:
     "quants",
     multiple=True,
     metavar="TYPE",
-    help="Q4_K_M, Q8_0, F16, …, or smallest that passes; of ONNX INT4, INT8, FP32; repeatable.",
+    help="Q4_K_M, Q8_0, F16, …, or smallest that passes; of other formats INT4, INT8, …; repeatable.",
 )
-@click.option("--format", "form", type=click.Choice(["gguf", "onnx"]), help="What is built.  [default: gguf]")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["gguf", "onnx", "gptq", "awq"]),
+    help="What is built.  [default: gguf]",
+)
 @click.option(
     "--onnx", "onnx", multiple=True, metavar="KEY=VALUE",
     help="With --format onnx: provider=cpu, block_size=32, symmetric=true, accuracy_level=4, algorithm=rtn; repeatable.",
+)  # fmt: skip
+@click.option(
+    "--gptq", "gptq", multiple=True, metavar="KEY=VALUE",
+    help="With --format gptq or awq: group_size=128, act_order=false, symmetric=true, samples=256, length=512; repeatable.",
 )  # fmt: skip
 @click.option(
     "--target", "targets", multiple=True, metavar="NAME|FILE",
@@ -165,25 +176,27 @@ def _spec(
     base: Path, force: bool, threads: int | None, targets: tuple[str, ...], given: dict[str, Any]
 ) -> BuildSpec:
     from edgekit.files import read_json
-    from edgekit.onnx_settings import parse
+    from edgekit.gptq_settings import GptqSettings
+    from edgekit.onnx_settings import OnnxSettings
     from edgekit.project import (
-        DEFAULT_PRECISIONS,
-        DEFAULT_QUANTIZATIONS,
         BuildSpec,
         name_of,
         parse_adapter,
         parse_size,
         read_prompt,
+        usual,
     )
+    from edgekit.settings import parse
     from edgekit.targets import resolve
     from edgekit.trial import Trial
 
     adapters = tuple(parse_adapter(text) for text in given["adapters"])
-    form: Literal["gguf", "onnx"] = given["form"] or "gguf"
+    form: Form = given["form"] or "gguf"
     if given["onnx"] and form != "onnx":
         raise click.UsageError("--onnx goes with --format onnx")
-    usual = DEFAULT_PRECISIONS if form == "onnx" else DEFAULT_QUANTIZATIONS
-    quants = given["quants"] or (() if targets else usual)
+    if given["gptq"] and form not in ("gptq", "awq"):
+        raise click.UsageError("--gptq goes with --format gptq or awq")
+    quants = given["quants"] or (() if targets else usual(form))
     return BuildSpec(
         base=base,
         out=given["out"] or Path("dist"),
@@ -210,7 +223,8 @@ def _spec(
         trial=build_gates.trial(given, Trial()),
         intended_use=given["intended_use"],
         format=form,
-        onnx=parse(given["onnx"]),
+        onnx=parse(given["onnx"], OnnxSettings, "an ONNX export"),
+        gptq=parse(given["gptq"], GptqSettings, "GPTQ or AWQ"),
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 PATH = click.Path(path_type=Path)
-NAMES = ("ollama", "llama-server", "lmstudio", "onnxruntime-genai")
+NAMES = ("ollama", "llama-server", "lmstudio", "onnxruntime-genai", "vllm", "transformers")
 EPILOG = """\b
 Examples:
   edgekit export dist/restaurant-q4_k_m --to ollama -o out/

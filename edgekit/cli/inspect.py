@@ -28,6 +28,7 @@ def command(path: Path, base: Path | None, draw: bool, as_json: bool) -> None:
     from edgekit import describe
     from edgekit.cli.output import print_json
     from edgekit.errors import AdapterError
+    from edgekit.forms import FOLDERS
 
     kind = describe.kind_of(path)
     if base is not None and kind != "adapter":
@@ -41,7 +42,7 @@ def command(path: Path, base: Path | None, draw: bool, as_json: bool) -> None:
             "onnx": describe.describe_onnx,
         }
         found = look.get(kind, describe.describe_checkpoint)(path)
-    if draw and (kind not in {"bundle", "gguf"} or found.get("format") == "onnx"):
+    if draw and (kind not in {"bundle", "gguf"} or found.get("format") in FOLDERS):
         raise click.UsageError(f"--types goes with a bundle or a GGUF file; {path} is a {kind}")
     if as_json:
         print_json(found)

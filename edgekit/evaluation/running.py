@@ -94,13 +94,14 @@ def _reader(subject: Subject, chunk: int, threads: int) -> Iterator[Engine]:
         with _transformers(subject, threads) as reader:
             yield reader
         return
-    from edgekit.choosing import is_onnx, open_engine
+    from edgekit.choosing import open_engine
     from edgekit.engines import plain
+    from edgekit.forms import is_gguf
     from edgekit.runtimes.chunks import ROWS
     from edgekit.runtimes.llamacpp import LlamaCppOptions
 
     engine: Engine
-    if is_onnx(subject.artifact):
+    if not is_gguf(subject.artifact):
         engine = plain(subject.artifact, n_ctx=chunk, threads=threads)
     else:
         options = LlamaCppOptions(n_ctx=chunk, n_outputs=ROWS, threads=threads)

@@ -12,10 +12,10 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
 
 from edgekit.bundle import MANIFEST, Bundle
-from edgekit.choosing import artifact_of, is_onnx, onnx_files
+from edgekit.choosing import artifact_of
 from edgekit.errors import BundleError, InputError
 from edgekit.files import real, sha256
-from edgekit.gguf_shards import read_shards
+from edgekit.forms import files_of
 from edgekit.progress import Progress
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def open_subject(path: Path, label: str) -> Subject:
     bundle = Bundle.open(path) if path.is_dir() else None
     place = bundle.artifact if bundle else path
     artifact = artifact_of(place)
-    files = onnx_files(place) if is_onnx(place) else [part for part, _ in read_shards(place)]
+    files = files_of(place)
     about = bundle.manifest if bundle else None
     listed = {bundle.path_of(one): one.sha256 for one in about.files} if bundle and about else {}
     return Subject(

@@ -22,6 +22,8 @@ TOOLS: Final[dict[str, tuple[str, ...]]] = {
     "llama-server": ("gguf",),
     "lmstudio": ("gguf",),
     "onnxruntime-genai": ("onnx",),
+    "vllm": ("gptq", "awq"),
+    "transformers": ("gptq", "awq"),
 }
 """Tools with the formats that they run."""
 CONTEXT: Final = 4096

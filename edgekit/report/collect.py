@@ -115,7 +115,7 @@ def _entry(folder: Path, label: str, rows: Mapping[str, tuple[_Row, str | None]]
     about = bundle.manifest
     try:
         found, speed = evidence.of(about), evidence.speed_of(about)
-        parts = [] if about.format == "onnx" else read_shards(bundle.artifact)
+        parts = [] if about.format != "gguf" else read_shards(bundle.artifact)
     except (BundleError, InputError) as error:
         raise BundleError(error.what, path=folder / MANIFEST, found=error.found) from error
     types = {t.name: t.kind for _, header in parts for t in header.tensors if len(t.dimensions) > 1}

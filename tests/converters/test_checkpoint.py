@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgekit.converters.checkpoint import Checkpoint
-from edgekit.converters.safetensors import SafetensorsFile
 from edgekit.errors import EdgekitError, InputError, UnsupportedModelError
+from edgekit.safetensors_file import SafetensorsFile
 from tests.models import llama_config, llama_weights, save, write_llama, write_sidecars
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import stat
 import subprocess
@@ -18,6 +19,8 @@ from edgekit.bundle import Bundle
 from edgekit.cli.export import NAMES
 from edgekit.errors import BundleError, InputError, UnsupportedModelError
 from edgekit.export import TOOLS, export
+from edgekit.export.vllm import parallel
+from edgekit.packed_folder import PackedFolder
 from tests.cli.test_commands import edgekit
 from tests.export import modelfile
 
@@ -125,6 +128,36 @@ def test_onnxruntime_genai_answers_from_it(onnx_bundles: Path, tmp_path: Path, p
     )
     schema = Bundle.open(onnx_bundles / f"restaurant-onnx-{precision}").manifest.output_schema
     jsonschema.validate(json.loads(said.stdout), dict(schema or {}))
+
+
+@pytest.mark.parametrize("form", ["gptq", "awq"])
+def test_transformers_answers_from_it(packed_bundles: Path, tmp_path: Path, form: str) -> None:
+    export(packed_bundles / f"restaurant-{form}-int4", "transformers", tmp_path / "out")
+    said = subprocess.run(
+        [sys.executable, str(tmp_path / "out" / "ask.py")], capture_output=True, text=True, check=True,
+        timeout=300, env=os.environ | {"GPTQMODEL_CPU_WORKERS": "2"},
+    )  # fmt: skip
+    assert json.loads(said.stdout.strip().splitlines()[-1])["people"] == "two"
+
+
+def test_vllm(packed_bundles: Path, tmp_path: Path) -> None:
+    found = export(packed_bundles / "restaurant-gptq-int4", "vllm", tmp_path / "out", context=512)
+    assert {"serve.sh", "request.json", "model/config.json", "model/model.safetensors"} <= set(found.files)
+    script = (tmp_path / "out" / "serve.sh").read_text()
+    assert "serve model --served-model-name restaurant --max-model-len 512 --tensor-parallel-size 1" in script
+    assert any("vLLM was not run" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    ("heads", "kept", "cards", "size"),
+    [(32, 8, 4, 4), (32, 8, 3, 2), (4, 2, 8, 4), (9, 3, 8, 1), (32, 8, 0, 1)],
+)
+def test_cards_that_a_model_can_be_dealt_out_to(heads: int, kept: int, cards: int, size: int) -> None:
+    config = {
+        "num_attention_heads": heads, "num_key_value_heads": kept, "hidden_size": 4096, "intermediate_size": 4096,
+    }  # fmt: skip
+    model = PackedFolder(Path(), config, "gptq", 4, 128, (), {}, ())
+    assert parallel(model, cards) == size
 
 
 def test_a_format_that_a_tool_does_not_run(onnx_bundles: Path, bundle: Path, tmp_path: Path) -> None:

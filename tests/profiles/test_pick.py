@@ -204,6 +204,12 @@ def test_formats_rank_as_they_were_measured() -> None:
 
 
 def test_gptq_needs_a_card_and_its_runtime() -> None:
-    assert "NVIDIA cards only" in (pick(machine(), [other("gptq")])[0].rejected or "")
+    without = {one.runtime: one for one in pick(machine(), [other("gptq")])}
+    assert "NVIDIA cards" in (without["vllm"].rejected or "")
+    assert without["gptqmodel"].install == "pip install 'edgekit[gptq]'"
+    slow = machine(runtimes=[*machine().runtimes, Runtime(name="gptqmodel")])
+    both = [one for one in pick(slow, [other("awq"), ONE]) if not one.rejected]
+    assert [one.runtime for one in both] == ["llama.cpp", "gptqmodel"]
+    assert "the better artifact" in both[1].reasons[0]
     assert "pip install" in (pick(recorded("rtx-4090-24gb"), [other("gptq")])[0].install or "")
     assert pick(machine(), [other("onnx")])[0].install == "pip install 'edgekit[onnx]'"

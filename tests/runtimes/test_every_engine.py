@@ -22,8 +22,16 @@ SCHEMA = {
     "required": ["people", "date"],
     "additionalProperties": False,
 }
-NEAR = {"fake": 0.0, "llama.cpp": 0.05, "onnx fp32": 1e-4, "onnx int4": 0.15}
-"""Logits may differ by so much where tokens are computed in other company; products of 8-bit activations round."""
+NEAR = {
+    "fake": 0.0,
+    "llama.cpp": 0.05,
+    "onnx fp32": 1e-4,
+    "onnx int4": 0.15,
+    "gptq int4": 0.15,
+    "awq int4": 0.15,
+}
+"""Logits may differ by so much where tokens are computed in other company; products of 8-bit activations round, and a
+kernel for one row isn't that for many."""
 
 
 def opened(kind: str, request: pytest.FixtureRequest) -> Engine:
@@ -36,10 +44,15 @@ def opened(kind: str, request: pytest.FixtureRequest) -> Engine:
         bundles: Path = request.getfixturevalue("bundles")
         options = LlamaCppOptions(n_ctx=256, n_seq_max=4, n_kv=1024, threads=1)
         return LlamaCppEngine(bundles / "restaurant-q8_0" / "model.gguf", options)
-    from edgekit.runtimes.onnx import OnnxEngine, OnnxOptions
+    from edgekit.runtimes.gptq import GptqEngine
+    from edgekit.runtimes.onnx import OnnxEngine
+    from edgekit.runtimes.rows import RowsOptions
 
-    folder: Path = request.getfixturevalue("onnx_bundles") / f"restaurant-{kind.replace(' ', '-')}"
-    return OnnxEngine(folder / "onnx", OnnxOptions(n_ctx=256, n_seq_max=4, threads=1))
+    form, precision = kind.split()
+    made: Path = request.getfixturevalue("onnx_bundles" if form == "onnx" else "packed_bundles")
+    folder = made / f"restaurant-{form}-{precision}" / form
+    rows = RowsOptions(n_ctx=256, n_seq_max=4, threads=1)
+    return OnnxEngine(folder, rows) if form == "onnx" else GptqEngine(folder, rows)
 
 
 @pytest.fixture(scope="module", params=list(NEAR))

@@ -17,7 +17,8 @@ from edgekit import golden
 from edgekit.bundle import Bundle
 from edgekit.errors import BundleError, InputError, RuntimeUnavailableError, UnsupportedModelError
 from edgekit.runtimes.engine import Logits, Run
-from edgekit.runtimes.onnx import OnnxEngine, OnnxOptions
+from edgekit.runtimes.onnx import OnnxEngine
+from edgekit.runtimes.rows import RowsOptions
 from tests.conftest import ADAPTER, BASE
 
 TEXT = "Extract restaurant: people, date, time\nA table for two, tomorrow at seven. Ünïcode 😀 and <|eot_id|>"
@@ -30,7 +31,7 @@ def folder(onnx_bundles: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def engine(folder: Path) -> Iterator[OnnxEngine]:
-    engine = OnnxEngine(folder, OnnxOptions(n_ctx=256, n_seq_max=2, threads=1))
+    engine = OnnxEngine(folder, RowsOptions(n_ctx=256, n_seq_max=2, threads=1))
     yield engine
     engine.close()
 
@@ -73,7 +74,7 @@ def test_onnxruntime_genai_opens_the_folder_as_it_is(onnx_bundles: Path, precisi
     og = pytest.importorskip("onnxruntime_genai")
     place = onnx_bundles / f"restaurant-onnx-{precision}" / "onnx"
     model = og.Model(str(place))
-    with_engine = OnnxEngine(place, OnnxOptions(n_ctx=256, threads=1))
+    with_engine = OnnxEngine(place, RowsOptions(n_ctx=256, threads=1))
     prompt = with_engine.tokenize(f"{with_engine.bos_token}Extract: a table for two", special=True)
     assert (
         og.Tokenizer(model).encode("A table for two").tolist()[-4:]
@@ -99,7 +100,7 @@ def test_onnxruntime_genai_opens_the_folder_as_it_is(onnx_bundles: Path, precisi
 
 def test_int4_answers_stay_near_fp32(onnx_bundles: Path, engine: OnnxEngine) -> None:
     """A bound that a wrong scale, offset or layer breaks: unrelated models differ by several nats."""
-    quantized = OnnxEngine(onnx_bundles / "restaurant-onnx-int4" / "onnx", OnnxOptions(n_ctx=256, threads=1))
+    quantized = OnnxEngine(onnx_bundles / "restaurant-onnx-int4" / "onnx", RowsOptions(n_ctx=256, threads=1))
     tokens = engine.tokenize(TEXT * 2, special=False)
     exact, near = (_log_softmax(whole(one, tokens)) for one in (engine, quantized))
     quantized.close()
@@ -118,7 +119,7 @@ def test_a_bundle_loads_answers_and_replays(onnx_bundles: Path) -> None:
     with edgekit.load(bundle.folder, n_ctx=512, n_parallel=2) as model:
         found = model.extract("A table for two at seven, please.")
         assert set(found.data) == set(bundle.manifest.output_schema["properties"])  # type: ignore[index]
-    engine = OnnxEngine(bundle.artifact, OnnxOptions(n_ctx=512))
+    engine = OnnxEngine(bundle.artifact, RowsOptions(n_ctx=512))
     assert golden.replay(engine, golden.read(bundle)).differences == []
     engine.close()
 
@@ -134,8 +135,8 @@ def test_only_the_vocabulary(folder: Path) -> None:
 
 
 def test_a_context_beyond_the_graph_is_refused(folder: Path) -> None:
-    with pytest.raises(InputError, match="longer than the graph's"):
-        OnnxEngine(folder, OnnxOptions(n_ctx=1 << 20))
+    with pytest.raises(InputError, match="longer than the model"):
+        OnnxEngine(folder, RowsOptions(n_ctx=1 << 20))
 
 
 @pytest.mark.parametrize("wish", [{"n_kv": 64}, {"kv_type": "q8_0"}, {"n_gpu_layers": 1}])
@@ -223,7 +224,7 @@ def test_folders_that_are_not_sound(copied: Path, what: str) -> None:
     spoil, kind, words = SPOILED[what]
     spoil(copied / "onnx")
     with pytest.raises(kind) as caught:
-        OnnxEngine(copied / "onnx", OnnxOptions(n_ctx=64))
+        OnnxEngine(copied / "onnx", RowsOptions(n_ctx=64))
     assert isinstance(caught.value, edgekit.errors.EdgekitError) and words in str(caught.value)
 
 

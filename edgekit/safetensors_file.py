@@ -12,9 +12,9 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from edgekit.converters.openfile import OpenFile
 from edgekit.errors import InputError
 from edgekit.files import parse_json
+from edgekit.openfile import OpenFile
 from edgekit.tensors import TensorInfo
 
 HEADER_LIMIT = 10 << 20

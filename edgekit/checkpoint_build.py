@@ -1,4 +1,4 @@
-"""ONNX bundles: the merge as a checkpoint on the way, onnxruntime-genai's builder, probes, and the same bundle as ever."""
+"""Bundles that are made by way of a merged checkpoint: ONNX, GPTQ, AWQ. Then probes, and the same bundle as ever."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
-from edgekit import bundle, golden, judging, measuring, room, worker
+import msgspec
+
+from edgekit import bundle, checkpoint_formats, golden, judging, measuring, room, worker
 from edgekit.atomic import check_free
+from edgekit.checkpoint_formats import Form
 from edgekit.errors import InputError
-from edgekit.genai_config import read_config
 from edgekit.judging import Judge
 from edgekit.opening import Opened, opened
 from edgekit.orders import Order, folder_of
@@ -27,59 +29,56 @@ from edgekit.units import size
 if TYPE_CHECKING:
     from edgekit.build import Built
 
-GRAPH: Final = "model.onnx"
 _FOREIGN: Final = {
     "tensor_types": "--tensor-type", "imatrix": "--imatrix", "calibration": "--calibration", "budget": "a budget",
     "recipe": "--recipe", "refine": "--refine", "llama_cpp": "--with-llama-cpp", "split_size": "--split-size",
     "devices": "--target",
 }  # fmt: skip
-"""What only a GGUF can be built with."""
+"""What only a GGUF can be built with, but for data to calibrate on."""
 
 
 def build(spec: BuildSpec, progress: Progress, judge: Judge | None = None) -> list[Built]:
-    """One ONNX bundle per precision, or none; see ``edgekit.build.build``, and ``converters.onnx`` for what it raises."""
+    """One bundle per precision, or none; see ``edgekit.build.build``, and the format's converter for what it raises."""
     from edgekit.build import Built
-    from edgekit.converters import onnx
 
-    wanted = _orders(spec)
-    onnx.check()
+    form = checkpoint_formats.of(spec)
+    wanted = _orders(spec, form)
+    form.check()
     for order in wanted:
         check_free(order.folder, force=spec.force)
     if judge is None:
         measuring.check(spec)
-    with (
-        judging.judge(spec, judge) as its,
-        opened(spec, progress, plans=False) as inputs,
-    ):
+    with judging.judge(spec, judge) as its, opened(spec, progress, plans=False) as inputs:
         for note in inputs.notes:
             progress.note(note)
-        manifests, work = _made(inputs, spec, wanted, its, progress)
+        manifests, work = _made(inputs, form, wanted, its, progress)
         return [
             Built(order.folder, manifest, None, folder not in its.withheld)
             for (order, folder), manifest in zip(work, manifests, strict=True)
         ]
 
 
-def _orders(spec: BuildSpec) -> list[Order]:
-    from edgekit.onnx_settings import precision
-
-    if foreign := [said for name, said in _FOREIGN.items() if getattr(spec, name)]:
+def _orders(spec: BuildSpec, form: Form) -> list[Order]:
+    foreign = [
+        said for name, said in _FOREIGN.items() if getattr(spec, name) and not (name == "calibration" and form.calibrated)
+    ]  # fmt: skip
+    if foreign:
         raise InputError(
-            "an ONNX model can't be built with this", found=", ".join(foreign), expected="--quant and --onnx",
-            next_step="--format gguf takes it",
+            f"{form.said} can't be built with this", found=", ".join(foreign),
+            expected=f"--quant and --{form.option}", next_step="--format gguf takes it",
         )  # fmt: skip
     if spec.base.is_file():
         raise InputError(
-            "ONNX is built from a checkpoint", path=spec.base, found="a file", expected="its folder"
+            f"{form.said} is built from a checkpoint", path=spec.base, found="a file", expected="its folder"
         )
-    names = list(dict.fromkeys(precision(name, spec.onnx) for name in spec.quantizations))
+    names = list(dict.fromkeys(form.named(name) for name in spec.quantizations))
     return [Order(name, folder_of(replace(spec, quantizations=(name,)))) for name in names]
 
 
 def _made(
-    inputs: Opened, spec: BuildSpec, wanted: Sequence[Order], judge: Judge, progress: Progress
+    inputs: Opened, form: Form, wanted: Sequence[Order], judge: Judge, progress: Progress
 ) -> tuple[list[bundle.Manifest], list[tuple[Order, Path]]]:
-    stop = threading.Event()
+    spec, stop = inputs.spec, threading.Event()
     with ThreadPoolExecutor(1, "hash") as hashing, ExitStack() as stack:
         work = [
             (order, stack.enter_context(judge.published(order.folder, force=spec.force))) for order in wanted
@@ -91,16 +90,18 @@ def _made(
                 stack.enter_context(tempfile.TemporaryDirectory(prefix=".edgekit-", dir=spec.out))
             )
             _merge(inputs, checkpoint, judge, progress)
+            form.prepare(checkpoint)
             for order, folder in work:
-                _export(spec, order, checkpoint, folder / bundle.ONNX_FOLDER, progress)
-            manifests = [_packed(spec, order, folder, sources.result(), progress) for order, folder in work]
+                _export(form, order, checkpoint, folder / spec.format, progress)
+            made = msgspec.structs.replace(sources.result(), calibration=form.calibration())
+            manifests = [_packed(spec, form, order, folder, made, progress) for order, folder in work]
             return judge.finish(spec, work, manifests, progress), work
         except OSError as error:
             raise room.disk_error(error, spec.out) from error
 
 
 def _merge(inputs: Opened, checkpoint: Path, judge: Judge, progress: Progress) -> None:
-    """The checkpoint that the builder takes, and the reference that the judge needs."""
+    """The checkpoint that the converter takes, and the reference that the judge needs."""
     from edgekit.converters import save
     from edgekit.converters.gguf import stream
     from edgekit.merging import SHARD_BYTES
@@ -124,24 +125,22 @@ def _merge(inputs: Opened, checkpoint: Path, judge: Judge, progress: Progress) -
         )
 
 
-def _export(spec: BuildSpec, order: Order, checkpoint: Path, out: Path, progress: Progress) -> None:
-    from edgekit.converters import onnx
+def _export(form: Form, order: Order, checkpoint: Path, out: Path, progress: Progress) -> None:
     from edgekit.files import read_json
 
     layers = read_json(checkpoint / "config.json").get("num_hidden_layers")
-    progress.stage(f"exporting {order.quantization}", (layers if isinstance(layers, int) else 0) + 6)
-    found = onnx.export(checkpoint, out, order.quantization, spec.onnx, progress.advance)
+    progress.stage(f"making {order.quantization}", (layers if isinstance(layers, int) else 0) + form.steps)
+    found = form.export(checkpoint, out, order.quantization, progress.advance)
     peak = "" if found.peak is None else f" and {size(found.peak)} of memory at the peak"
-    progress.note(f"{order.folder.name}: onnxruntime-genai's builder took {found.seconds:.1f} s{peak}")
+    progress.note(f"{order.folder.name}: {form.tool} took {found.seconds:.1f} s{peak}")
 
 
 def _packed(
-    spec: BuildSpec, order: Order, folder: Path, sources: bundle.Provenance, progress: Progress
+    spec: BuildSpec, form: Form, order: Order, folder: Path, sources: bundle.Provenance, progress: Progress
 ) -> bundle.Manifest:
-    graph = folder / bundle.ONNX_FOLDER / GRAPH
-    read_config(graph.parent)
-    if spec.onnx.provider == "cpu":
-        recorded = worker.run(worker.Record(str(graph), usable_threads(spec), spec.prompt))
+    first = form.first(folder / spec.format)
+    if form.runs_here:
+        recorded = worker.run(worker.Record(str(first), usable_threads(spec), spec.prompt))
         assert isinstance(recorded, worker.Recorded)
         golden.save(recorded.golden, folder)
     else:
@@ -151,11 +150,11 @@ def _packed(
         name=spec.name,
         version=spec.version,
         counter=spec.counter,
-        format="onnx",
+        format=spec.format,
         quantization=order.quantization,
         files=bundle.list_files(folder),
         provenance=sources,
-        requirements=bundle.Requirements(_memory(graph), "onnxruntime"),
+        requirements=bundle.Requirements(_memory(first, form), form.runtime),
         prompt=spec.prompt,
         system=spec.system,
         output_schema=dict(spec.output_schema) if spec.output_schema is not None else None,
@@ -165,9 +164,9 @@ def _packed(
     return manifest
 
 
-def _memory(graph: Path) -> dict[str, int]:
+def _memory(first: Path, form: Form) -> dict[str, int]:
     from edgekit.choosing import artifact_of
     from edgekit.profiles.planning import memory_by_context
 
-    found = memory_by_context(artifact_of(graph).shape, kv_type="f32")
+    found = memory_by_context(artifact_of(first).shape, kv_type=form.kv_type)
     return {str(context): nbytes for context, nbytes in found.items()}

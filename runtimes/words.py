@@ -1,16 +1,15 @@
-"""The vocabulary of an ONNX model: tokenizer.json through `tokenizers`, and what its config says of control tokens."""
+"""A vocabulary outside GGUF: tokenizer.json through `tokenizers`, and what the model's config says of control tokens."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from edgekit.errors import BundleError, InputError, UnsupportedModelError
 from edgekit.files import parse_json, read_bounded, read_text
-from edgekit.genai_config import GenaiConfig
 
 TOKENIZER: Final = "tokenizer.json"
 TOKENIZER_LIMIT: Final = 256 << 20
@@ -18,10 +17,10 @@ _BYTE: Final = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _T = TypeVar("_T")
 
 
-class OnnxVocabulary:
+class Words:
     """Texts to ids and ids to bytes, as transformers would; safe to use from several threads."""
 
-    def __init__(self, folder: Path, config: GenaiConfig) -> None:
+    def __init__(self, folder: Path, eos_ids: Sequence[int], bos_id: int | None) -> None:
         import tokenizers
 
         self._path = folder / TOKENIZER
@@ -46,12 +45,9 @@ class OnnxVocabulary:
         self._control = frozenset(self.specials.values())
         self._spell = _spelling(definition, self._path)
         about = _about(folder)
-        self.eos_ids = frozenset(config.eos_ids)
-        first = config.model.bos_token_id
-        self.bos_token = _text(about.get("bos_token")) or self._token(
-            first if isinstance(first, int) else None
-        )
-        self.eos_token = _text(about.get("eos_token")) or self._token(next(iter(config.eos_ids), None))
+        self.eos_ids = frozenset(eos_ids)
+        self.bos_token = _text(about.get("bos_token")) or self._token(bos_id)
+        self.eos_token = _text(about.get("eos_token")) or self._token(next(iter(eos_ids), None))
         self.add_bos = self._adds(self.specials.get(self.bos_token))
         self.chat_template = _template(folder, about)
 
