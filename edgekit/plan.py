@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from edgekit import importance
 from edgekit.errors import HardwareError, InputError
+from edgekit.forms import Form
 from edgekit.gguf_header import NUMBERS, GgufArray, GgufTensor
 from edgekit.opening import Opened, opened
 from edgekit.progress import Progress
@@ -27,10 +28,11 @@ WORDS_BYTES: Final = 40
 class Candidates:
     """What could be built of a model, for any target."""
 
-    gguf: Sequence[Candidate]
+    every: Sequence[Candidate]
     exact: bool
-    """Whether sizes are exact to the byte; not where the tokenizer is missing."""
+    """Whether sizes are exact to the byte; not where the tokenizer is missing, and of no format but GGUF."""
     notes: Sequence[str]
+    form: Form = "gguf"
 
 
 @dataclass(frozen=True)
@@ -55,15 +57,16 @@ def for_device(found: Candidates, device: Device) -> Planned:
 
     _check_names(device)
     notes = []
-    if "gguf" not in device.formats:
+    form = "gptq" if found.form == "awq" else found.form  # what runs one runs the other
+    if form not in device.formats:
         raise InputError(
-            f"the target {device.name} takes {' or '.join(device.formats)}, which edgekit doesn't build yet",
-            expected="gguf among its formats",
-        )
-    if better := device.formats[: device.formats.index("gguf")]:
-        notes.append(f"it prefers {' and '.join(better)}, which edgekit doesn't build yet")
-    rows = planning.plan(device, found.gguf)
-    problem = None if planning.choose(rows) else shortfall.error(device, rows, found.gguf)
+            f"the target {device.name} takes {' or '.join(device.formats)}", found=f"format {found.form}",
+            expected=f"--format {device.formats[0]}",
+        )  # fmt: skip
+    if better := device.formats[: device.formats.index(form)]:
+        notes.append(f"it prefers {' and '.join(better)}: --format {better[0]}")
+    rows = planning.plan(device, found.every)
+    problem = None if planning.choose(rows) else shortfall.error(device, rows, found.every)
     return Planned(device, rows, problem, notes)
 
 
@@ -83,6 +86,8 @@ def candidates(spec: BuildSpec) -> Candidates:
     """Every quantization of a base with its adapters, from configs and headers alone."""
     from edgekit.profiles.planning import Candidate
 
+    if spec.format != "gguf":
+        return _foreseen(spec)
     if spec.calibration is not None and importance.is_matrix(spec.calibration):
         spec = replace(spec, imatrix=spec.calibration, calibration=None)
     with opened(spec, Progress(), planning=True) as inputs:
@@ -95,6 +100,47 @@ def candidates(spec: BuildSpec) -> Candidates:
         for one in plans(inputs, spec, notes):
             found.append(Candidate(artifact(one, missing), barred(inputs, one)))
         return Candidates(found, not missing, notes)
+
+
+def _foreseen(spec: BuildSpec) -> Candidates:
+    """What a format that is made from a checkpoint comes to: computed, for its converter isn't asked."""
+    from edgekit.converters.gguf import plan, presets
+    from edgekit.gptq_settings import BITS
+    from edgekit.onnx_settings import BUILDABLE
+    from edgekit.profiles import foreseen_shape
+    from edgekit.profiles.choice import Artifact
+    from edgekit.profiles.planning import Candidate
+
+    if spec.base.is_file():
+        raise InputError(
+            f"{spec.format.upper()} is built from a checkpoint",
+            path=spec.base,
+            found="a file",
+            expected="its folder",
+        )
+    with opened(spec, Progress(), planning=True) as inputs:
+        plain = plan.plan(inputs.layout, presets.PRESETS["F32"], [], None, None, unchecked=True)
+        shape = artifact(plain).shape
+        notes = [*inputs.notes, f"sizes of {spec.format.upper()} are computed, within some per cent"]
+        config = inputs.base.config
+        heads = config.get("num_attention_heads")
+        rotations = 4 * shape.trained * (config.get("head_dim") or (shape.width // heads if heads else 0))
+    words = _words_bytes(spec, shape.n_vocab)
+    found = []
+    for name in BUILDABLE[spec.onnx.provider] if spec.format == "onnx" else BITS[spec.format]:
+        if spec.format == "onnx":
+            offsets = not spec.onnx.symmetric
+            made = foreseen_shape.onnx(shape, name, spec.onnx.block_size, words + rotations, offsets=offsets)
+        else:
+            made = foreseen_shape.packed(shape, name, spec.gptq.group_size, words)
+        found.append(Candidate(Artifact("", spec.format, name, made)))
+    return Candidates(found, False, notes, spec.format)
+
+
+def _words_bytes(spec: BuildSpec, n_vocab: int) -> int:
+    """Bytes of the tokenizer that lies beside the weights."""
+    path = spec.base / "tokenizer.json"
+    return path.stat().st_size if path.is_file() else 2 * WORDS_BYTES * n_vocab
 
 
 def plans(inputs: Opened, spec: BuildSpec, notes: list[str]) -> Iterator[gguf.Plan]:

@@ -11,6 +11,7 @@ from edgekit.profiles.offload import gpu_room, ram_room
 from edgekit.profiles.predict import memory, speed
 from edgekit.profiles.structs import Gpu, Hardware
 from edgekit.profiles.threads import generation_threads
+from edgekit.units import size
 
 MANY: Final = 4
 """Answers at once from which vLLM's batching beats llama.cpp on a CUDA card."""
@@ -56,13 +57,19 @@ def install_command(hardware: Hardware, *, again: bool = False) -> str:
 ON_CPU: Final = "no NVIDIA card: transformers computes GPTQ and AWQ on the CPU, slowly; a GGUF is the better artifact here"
 
 
+PROMPTS: Final = {"onnxruntime": 0.41, "gptqmodel": 0.06}
+"""Prompts on a CPU beside what llama.cpp is predicted at (measured: 86 tok/s of 210 of a 1.2B Llama in INT4)."""
+LIBRARIES: Final = {"onnxruntime": 40 << 20, "gptqmodel": 560 << 20}
+"""Bytes that the runtime's own code takes beyond llama.cpp's (measured)."""
+
+
 def beside(runtime: str, sequences: int, *, cpu: bool = False) -> float:
-    """Speed beside llama.cpp's on the same device, for ranking: 839 to 1,299 tok/s of a 29M Llama for ONNX Runtime
-    (measured); vLLM's gain is for many answers at once, gptqmodel's loss is that of transformers' loop; on a CPU it is
-    nearly all (measured)."""
+    """Decoding beside llama.cpp's on the same device: ONNX Runtime's 18 tok/s where 30 are predicted of a 1.2B Llama in INT4,
+    1,730 of 3,200 of one of 7M (measured); vLLM's gain is for many answers at once, gptqmodel's loss is that of
+    transformers' loop; on a CPU it is nearly all (measured)."""
     if cpu and runtime == "gptqmodel":
         return 0.01
-    return {"onnxruntime": 0.65, "gptqmodel": 0.5, "vllm": 3.0 if sequences >= MANY else 0.9}[runtime]
+    return {"onnxruntime": 0.6, "gptqmodel": 0.5, "vllm": 3.0 if sequences >= MANY else 0.9}[runtime]
 
 
 def choices(hardware: Hardware, artifact: Artifact, wishes: Preferences) -> list[RuntimeChoice]:
@@ -101,10 +108,11 @@ def _gptq(
         ram = ram_room(hardware.memory.available)
         short = ram is not None and found.memory.total > ram
         return _with(found, [ON_CPU], "main memory is too small for it" if short else None)
-    if found.memory.total > gpu_room(cards[0]):
+    if (missing := found.memory.total - gpu_room(cards[0])) > 0:
         return _with(
-            found, [], f"it doesn't fit on {cards[0].name}, and only llama.cpp can leave a part to the CPU"
-        )
+            found, [],
+            f"it takes {size(missing)} more than {cards[0].name} has, and only llama.cpp can leave a part to the CPU",
+        )  # fmt: skip
     return _with(found, [f"all of it fits on {cards[0].name}"], None)
 
 
@@ -129,6 +137,7 @@ def _plain(
     need = memory(
         shape, context=context * wishes.sequences, kv_type=kv_type, batch=512, sequences=wishes.sequences
     )
+    need = replace(need, overhead=need.overhead + LIBRARIES.get(runtime, 0))
     if gpus:
         bandwidth = rates.read_speed(gpus[0], hardware.memory)
         pace = rates.of_gpu(gpus[0], hardware.memory)
@@ -136,6 +145,8 @@ def _plain(
         bandwidth = hardware.memory.bandwidth or rates.GUESSED_CPU
         pace = rates.of_cpu(hardware.cpu, threads)
     found = speed(shape, bandwidth, pace)
+    slower = beside(runtime, wishes.sequences, cpu=not gpus)
+    prompts = 1.0 if gpus else PROMPTS.get(runtime, 1.0)
     known = bool(gpus and gpus[0].bandwidth) or (not gpus and hardware.memory.bandwidth is not None)
     return RuntimeChoice(
         runtime=runtime,
@@ -149,8 +160,8 @@ def _plain(
         kv_type=kv_type,
         memory=need,
         gpu_bytes=need.total if gpus else 0,
-        prompt_tps=found.prompt_tps if known else None,
-        decode_tps=found.decode_tps if known else None,
-        rank_tps=found.decode_tps * beside(runtime, wishes.sequences, cpu=not gpus),
+        prompt_tps=found.prompt_tps * prompts if known else None,
+        decode_tps=found.decode_tps * slower if known else None,
+        rank_tps=found.decode_tps * slower,
         reasons=(),
     )

@@ -99,6 +99,7 @@ def _row(device: Device, machine: Hardware, candidate: Candidate) -> Row:
     shape = candidate.artifact.shape
     context = context_of(device, shape)
     wishes = Preferences(context=context, kv_type=KV_TYPE, n_gpu_layers=-1 if machine.gpus else 0)
+    kv_type = "f32" if candidate.artifact.format == "onnx" else KV_TYPE
     choice = pick(machine, [candidate.artifact], wishes)[0]
     tps = choice.decode_tps or choice.rank_tps
     unwanted = device.quantizations and candidate.quantization not in device.quantizations
@@ -107,7 +108,7 @@ def _row(device: Device, machine: Hardware, candidate: Candidate) -> Row:
         format=candidate.artifact.format,
         quantization=candidate.quantization,
         size_bytes=shape.file_bytes,
-        memory_bytes=memory_by_context(shape, context),
+        memory_bytes=memory_by_context(shape, context, kv_type=kv_type),
         context=context,
         decode_tps=tps,
         over=choice.memory.total - device.budget,

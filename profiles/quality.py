@@ -22,8 +22,20 @@ TRAINED_FOR: Final = frozenset({"TQ2_0", "TQ1_0", "Q1_0"})
 """Of use for models only whose weights were trained to have so few values."""
 
 
+OTHERS: Final = {
+    "FP32": "F32",
+    "FP16": "F16",
+    "INT8": "Q6_K",
+    "INT4": "Q4_0",
+    "INT3": "Q3_K_M",
+    "INT2": "Q2_K",
+}
+"""Of ONNX, GPTQ and AWQ: the GGUF type beside which they lie (docs/formats.md has what was measured)."""
+
+
 def rank(quantization: str) -> int:
     """Place in ``ORDER``, the same for all that are lossless; those that aren't in it come last."""
+    quantization = OTHERS.get(quantization, quantization)
     if quantization in LOSSLESS:
         return 0
     return ORDER.index(quantization) if quantization in ORDER else len(ORDER)

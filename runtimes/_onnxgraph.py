@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +29,6 @@ BUFFER: Final = 1 << 24
 CHUNK: Final = 512
 """Tokens of a prompt in one call at most."""
 _TYPES: Final = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
-_T = TypeVar("_T")
 
 
 def onnxruntime() -> Any:
@@ -40,6 +40,29 @@ def onnxruntime() -> Any:
             "onnxruntime is missing", found=str(error), next_step=INSTALL
         ) from error
     return onnxruntime
+
+
+@dataclass
+class _Step:
+    """One sequence's next token: what is bound, what keeps it alive, and where it goes in and comes out."""
+
+    binding: Any
+    kept: list[Any]
+    token: NDArray[np.int64]
+    position: NDArray[np.int64]
+    mask: NDArray[np.int64]
+    """Of the whole context, ones as far as the sequence goes: binding one of another length takes longer than the rest."""
+    row: NDArray[Any]
+    filled: int = 0
+
+    def place(self, token: int, length: int) -> None:
+        """What goes in next, behind ``length`` tokens."""
+        self.token[0, 0], self.position[0, 0] = token, length
+        if length == self.filled:
+            self.mask[0, length] = 1
+        else:
+            self.mask[0, : length + 1], self.mask[0, length + 1 :] = 1, 0
+        self.filled = length + 1
 
 
 class OnnxGraph:
@@ -69,6 +92,7 @@ class OnnxGraph:
         self._ones: NDArray[np.int64] = np.ones((1, n_ctx + 1), np.int64)
         self._logits_kind = _TYPES[self._output_type()]
         self._bindings: dict[tuple[int, int], tuple[Any, list[Any]]] = {}
+        self._steps: dict[int, _Step] = {}
         self._buffers: dict[tuple[int, int], tuple[Any, NDArray[Any]]] = {}
 
     def _opened(self, threads: int) -> Any:
@@ -150,29 +174,58 @@ class OnnxGraph:
             binding.bind_ortvalue_input("position_ids", kept[2])
         out, logits = self._buffer(rows, count)
         binding.bind_ortvalue_output(self._config.model.decoder.outputs.logits, out)
-        self._shielded(lambda: self._session.run_with_iobinding(binding))
+        try:
+            self._session.run_with_iobinding(binding)
+        except RuntimeError as error:
+            raise self._failed(error) from error
         return logits if logits.dtype == np.float32 else logits.astype(np.float32)
 
-    def _shielded(self, call: Callable[[], _T]) -> _T:
+    def step(self, seq: int, token: int, length: int) -> Logits:
+        """See ``rows.Graph``: all that doesn't change from token to token is bound once."""
+        one = self._steps.get(seq) or self._step(seq)
+        one.place(token, length)
         try:
-            return call()
+            self._session.run_with_iobinding(one.binding)
         except RuntimeError as error:
-            raise InputError(
-                "onnxruntime could not compute the tokens", path=self._path, found=str(error)[:500]
-            ) from error
+            raise self._failed(error) from error
+        return one.row if self._logits_kind is np.float32 else one.row.astype(np.float32)
+
+    def _step(self, seq: int) -> _Step:
+        binding, kept = self._bound(seq, 1)
+        token, position = np.zeros((1, 1), np.int64), np.zeros((1, 1), np.int64)
+        # No place more than the context: the graph's table of rotations may have no row for it.
+        mask, logits = np.zeros_like(self._ones[:, :-1]), np.empty((1, 1, self.n_vocab), self._logits_kind)
+        value = self._ort.OrtValue.ortvalue_from_numpy
+        given = {"input_ids": token, "attention_mask": mask} | (
+            {"position_ids": position} if self._positions else {}
+        )
+        for name, array in given.items():
+            kept.append(value(array))
+            binding.bind_ortvalue_input(name, kept[-1])
+        kept.append(value(logits))
+        binding.bind_ortvalue_output(self._config.model.decoder.outputs.logits, kept[-1])
+        self._steps[seq] = one = _Step(binding, kept, token, position, mask, logits[0])
+        return one
+
+    def _failed(self, error: RuntimeError) -> InputError:
+        return InputError("onnxruntime could not compute the tokens", path=self._path, found=str(error)[:500])
 
     def _binding(self, first: int, rows: int) -> tuple[Any, list[Any]]:
-        """Keys and values of consecutive sequences, bound as what goes in and, in the same place, comes out."""
+        """What is bound for consecutive sequences, kept for the next time."""
         found = self._bindings.get((first, rows))
         if found is None:
-            binding, kept = self._session.io_binding(), []
-            for (past, now), array in zip(self._names, self._cache, strict=True):
-                value = self._ort.OrtValue.ortvalue_from_numpy(array[first : first + rows])
-                binding.bind_ortvalue_input(past, value)
-                binding.bind_ortvalue_output(now, value)
-                kept.append(value)
-            found = self._bindings[first, rows] = binding, kept
+            found = self._bindings[first, rows] = self._bound(first, rows)
         return found
+
+    def _bound(self, first: int, rows: int) -> tuple[Any, list[Any]]:
+        """Keys and values of consecutive sequences, bound as what goes in and, in the same place, comes out."""
+        binding, kept = self._session.io_binding(), []
+        for (past, now), array in zip(self._names, self._cache, strict=True):
+            value = self._ort.OrtValue.ortvalue_from_numpy(array[first : first + rows])
+            binding.bind_ortvalue_input(past, value)
+            binding.bind_ortvalue_output(now, value)
+            kept.append(value)
+        return binding, kept
 
     def _buffer(self, rows: int, count: int) -> tuple[Any, NDArray[Any]]:
         """Where logits go: one piece of memory for all shapes of a call that came before."""

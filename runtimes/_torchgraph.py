@@ -138,6 +138,11 @@ class TorchGraph:
         logits: Logits = found.float().cpu().numpy()
         return logits
 
+    def step(self, seq: int, token: int, length: int) -> Logits:
+        """See ``rows.Graph``."""
+        row: Logits = self.run(seq, np.array([[token]], np.int64), [length])[0]
+        return row
+
     def copy(self, source: int, target: int, length: int) -> None:
         """See ``rows.Graph``."""
         for layer in self._cache.layers:

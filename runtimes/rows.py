@@ -60,6 +60,10 @@ class Graph(Protocol):
         """
         ...
 
+    def step(self, seq: int, token: int, length: int) -> Logits:
+        """Append one token to a sequence that holds ``length``; its logits ``(1, n_vocab)``, valid until the next call."""
+        ...
+
     def copy(self, source: int, target: int, length: int) -> None:
         """Keys and values of the first ``length`` tokens."""
         ...
@@ -101,9 +105,14 @@ class RowsEngine:
 
         The rows are valid until the next call. After an error every sequence is as it was before the call.
         """
-        graph = self._alive_graph()
-        if len(runs) == 1 and len(runs[0].tokens) == 1 and tuple(runs[0].want) == (0,):
-            return self._one(graph, runs[0])
+        graph = self._graph or self._alive_graph()
+        if len(runs) == 1 and len(run := runs[0].tokens) == 1 and runs[0].want == (0,):
+            seq, token = runs[0].seq, run[0]
+            fits = 0 <= seq < self.n_seq_max and 0 <= token < self.n_vocab
+            if fits and (length := self._lengths[seq]) < self.n_ctx:
+                row = graph.step(seq, token, length)
+                self._lengths[seq] = length + 1
+                return row
         plan = Plan(runs, self._lengths, self.n_ctx, self.n_vocab)
         found = np.empty((len(plan.entries), self.n_vocab), np.float32)
         row_of = {entry: row for row, entry in enumerate(plan.entries)}
@@ -119,13 +128,6 @@ class RowsEngine:
             self._lengths[seq] = length
         return found if plan.in_order else found[plan.order]
 
-    def _one(self, graph: Graph, run: Run) -> Logits:
-        plan = Plan([run], self._lengths, self.n_ctx, self.n_vocab)
-        logits = graph.run(run.seq, np.array([plan.token], np.int64), [self._lengths[run.seq]])
-        self._lengths[run.seq] += 1
-        row: Logits = logits[0]
-        return row
-
     def _together(
         self,
         graph: Graph,
@@ -136,6 +138,10 @@ class RowsEngine:
     ) -> None:
         """One token of several sequences in one call; those that lie between take part, and keep nothing of it."""
         first, last = min(entries), max(entries)
+        if any(self._lengths[seq] >= self.n_ctx for seq in range(first, last) if seq not in entries):
+            for seq, entry in entries.items():  # one that lies between is full, and has no place to write to
+                self._alone(graph, plan, seq, [entry], row_of, found)
+            return
         ids = np.zeros((last - first + 1, 1), np.int64)
         for seq, entry in entries.items():
             ids[seq - first] = plan.token[entry]

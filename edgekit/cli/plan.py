@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from edgekit.forms import Form
     from edgekit.plan import Candidates, Planned
     from edgekit.profiles.devices import Device
     from edgekit.profiles.planning import Row
@@ -28,6 +29,7 @@ EPILOG = """\b
 Examples:
   edgekit plan BASE --adapter LORA --target laptop-8gb --target raspberry-pi-5-8gb
   edgekit plan BASE --target my-board.toml
+  edgekit plan BASE --target browser-webgpu --format onnx
   edgekit plan                                 what edgekit.toml in this folder says, with its targets
   edgekit plan BASE --target laptop-8gb --json
 """
@@ -45,6 +47,12 @@ Examples:
     metavar="NAME|FILE",
     help="A device of `edgekit targets`, or a .toml file; repeatable.",
 )
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["gguf", "onnx", "gptq", "awq"]),
+    help="Of what is planned.  [default: gguf]",
+)
 @click.option("--imatrix", type=PATH, help="Importance matrix, which types of about two bits need.")
 @click.option("--name", help="Name of the build.  [default: the adapter's or base's folder]")
 @click.option("--project", type=PATH, help="Project file.  [default: edgekit.toml]")
@@ -53,6 +61,7 @@ def command(
     model: Path | None,
     adapters: tuple[str, ...],
     targets: tuple[str, ...],
+    form: Form | None,
     imatrix: Path | None,
     name: str | None,
     project: Path | None,
@@ -71,6 +80,8 @@ def command(
     if model is None and (adapters or imatrix or name):
         raise click.UsageError("--adapter, --imatrix and --name go with a MODEL; a project file has its own")
     spec, devices = _asked(model, adapters, targets, imatrix, name, project)
+    if form:
+        spec = replace(spec, format=form)
     found, planned = plan(spec, devices)
     if as_json:
         print_json([document(row, found) for one in planned for row in one.rows])

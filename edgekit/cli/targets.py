@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 EPILOG = """\b
 Examples:
   edgekit targets
+  edgekit targets --format onnx
   edgekit targets raspberry-pi-5-8gb                    its file, with the sources of its figures
   edgekit targets raspberry-pi-5-8gb > my-board.toml    to change it, and pass it as --target my-board.toml
 """
@@ -19,8 +20,11 @@ Examples:
 
 @click.command("targets", epilog=EPILOG)
 @click.argument("name", required=False)
+@click.option(
+    "--format", "form", type=click.Choice(["gguf", "onnx", "gptq", "awq"]), help="Only those that take it."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print every figure as JSON.")
-def command(name: str | None, as_json: bool) -> None:
+def command(name: str | None, form: str | None, as_json: bool) -> None:
     """List the devices that edgekit plans and builds for, or show NAME, one of them or a .toml file of yours."""
     import msgspec
 
@@ -28,6 +32,8 @@ def command(name: str | None, as_json: bool) -> None:
     from edgekit.profiles import devices
 
     found = [devices.load(one) for one in ([name] if name else devices.names())]
+    if form and not name:
+        found = [one for one in found if ("gptq" if form == "awq" else form) in one.formats]
     if as_json:
         print_json(msgspec.to_builtins(found[0] if name else found))
     elif name:

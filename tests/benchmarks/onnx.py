@@ -10,10 +10,11 @@ from __future__ import annotations
 import json
 import shutil
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -124,46 +125,81 @@ class Optimum:
             self._run([self._next])
 
 
-def turns(sides: dict[str, Side], vocabulary: int, rounds: int) -> Iterator[dict[str, tuple[float, float]]]:
-    """Tokens a second of prompt and answer, each side in turn, the order turned each time; the first round warms up."""
+def measure(side: Side, vocabulary: int, repetitions: int) -> tuple[float, float]:
+    """Tokens a second of prompt and answer, medians; the first one warms up."""
     rng = np.random.default_rng(0)
-    for number in range(rounds + 1):
+    found = []
+    for _ in range(repetitions + 1):
         tokens = rng.integers(5, vocabulary - 1, PROMPT).tolist()
-        found = {}
-        for name in list(sides) if number % 2 else list(sides)[::-1]:
-            began = time.perf_counter()
-            sides[name].prompt(tokens)
-            middle = time.perf_counter()
-            sides[name].decode(TOKENS)
-            found[name] = (PROMPT / (middle - began), TOKENS / (time.perf_counter() - middle))
-        if number:
-            yield found
+        began = time.perf_counter()
+        side.prompt(tokens)
+        middle = time.perf_counter()
+        side.decode(TOKENS)
+        found.append((PROMPT / (middle - began), TOKENS / (time.perf_counter() - middle)))
+    prompts, answers = zip(*found[1:], strict=True)
+    return statistics.median(prompts), statistics.median(answers)
+
+
+def child(side: str, folder: Path, threads: int) -> tuple[float, float]:
+    """One side in a process of its own: idle threads of another runtime would take cores from it."""
+    command = [
+        sys.executable,
+        "-m",
+        "tests.benchmarks.onnx",
+        str(folder),
+        "--threads",
+        str(threads),
+        "--side",
+        side,
+    ]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    prompt, answer = json.loads(said.splitlines()[-1])
+    return prompt, answer
+
+
+SIDES: dict[str, Callable[[Path, int], Side]] = {
+    "edgekit": Ours,
+    "onnxruntime-genai": Genai,
+    "optimum export, int4": Optimum,
+}
 
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--threads", type=int, default=1, show_default=True)
-@click.option("--rounds", type=int, default=12, show_default=True)
+@click.option("--rounds", type=int, default=6, show_default=True)
+@click.option("--repetitions", type=int, default=6, show_default=True)
 @click.option("--optimum", type=click.Path(path_type=Path))
-def main(folder: Path, threads: int, rounds: int, optimum: Path | None) -> None:
+@click.option("--side", hidden=True)
+def main(
+    folder: Path, threads: int, rounds: int, repetitions: int, optimum: Path | None, side: str | None
+) -> None:
     """Print a markdown table; a ratio is ours / theirs, the median over rounds."""
-    with ExitStack() as stack:
-        copied = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "onnx"
-        shutil.copytree(folder, copied)
-        ours = Ours(folder, threads)
-        sides: dict[str, Side] = {"edgekit": ours, "onnxruntime-genai": Genai(copied, threads)}
-        if optimum:
-            sides["optimum export, int4"] = Optimum(optimum, threads)
-        rows = list(
-            turns(
-                sides, json.loads((copied / "genai_config.json").read_text())["model"]["vocab_size"], rounds
-            )
+    if side:
+        vocabulary = json.loads(
+            (
+                folder / "config.json" if side.startswith("optimum") else folder / "genai_config.json"
+            ).read_text()
         )
+        size = vocabulary["vocab_size"] if side.startswith("optimum") else vocabulary["model"]["vocab_size"]
+        print(json.dumps(measure(SIDES[side](folder, threads), size, repetitions)))
+        return
+    rows: list[dict[str, tuple[float, float]]] = []
+    with tempfile.TemporaryDirectory() as temporary:
+        copied = Path(temporary) / "onnx"
+        shutil.copytree(folder, copied)
+        places = {"edgekit": folder, "onnxruntime-genai": copied}
+        if optimum:
+            places["optimum export, int4"] = optimum
+        for number in range(rounds):
+            order = list(places) if number % 2 else list(places)[::-1]
+            rows.append({name: child(name, places[name], threads) for name in order})
     print(machine(threads))
     print(
-        f"\n| | prompt of {PROMPT}, tok/s | edgekit / it | {TOKENS} tokens, tok/s | edgekit / it |\n| --- | --- | --- | --- | --- |"
+        f"\n| | prompt of {PROMPT}, tok/s | edgekit / it | {TOKENS} tokens, tok/s | edgekit / it |\n"
+        "| --- | --- | --- | --- | --- |"
     )
-    for name in sides:
+    for name in places:
         cells = []
         for part in (0, 1):
             values = [row[name][part] for row in rows]

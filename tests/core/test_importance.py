@@ -190,7 +190,7 @@ def test_a_build_calibrates_in_one_go(spec: BuildSpec, tmp_path: Path) -> None:
     plain = build(replace(spec, out=tmp_path / "plain"))[0]
     assert (plain.folder / "model.gguf").read_bytes() != (both[0].folder / "model.gguf").read_bytes()
     planned = candidates(replace(spec, calibration=data))
-    sizes = {one.artifact.quantization: one.artifact.shape.file_bytes for one in planned.gguf}
+    sizes = {one.artifact.quantization: one.artifact.shape.file_bytes for one in planned.every}
     assert {one.manifest.quantization: one.size for one in both} == {kind: sizes[kind] for kind in kinds}
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from edgekit.build import build
+from edgekit.bundle import Bundle
 from edgekit.choosing import artifact_of
 from edgekit.converters.gguf.presets import PRESETS
 from edgekit.errors import AdapterError, InputError, UnsupportedModelError
@@ -41,19 +42,19 @@ def unfetched(folder: Path, *, index: bool = True, tokenizer: bool = True) -> Pa
 
 
 def sizes(found: Candidates) -> dict[str, int]:
-    return {one.quantization: one.artifact.shape.file_bytes for one in found.gguf}
+    return {one.quantization: one.artifact.shape.file_bytes for one in found.every}
 
 
 def buildable(found: Candidates) -> tuple[str, ...]:
-    return tuple(one.quantization for one in found.gguf if one.barred is None)
+    return tuple(one.quantization for one in found.every if one.barred is None)
 
 
 def test_every_size_and_shape_is_that_of_the_file_that_is_built(spec: BuildSpec) -> None:
     found = candidates(spec)
-    assert found.exact and len(found.gguf) + len(found.notes) == len(PRESETS)
+    assert found.exact and len(found.every) + len(found.notes) == len(PRESETS)
     assert len(buildable(found)) > 20
     built = build(replace(spec, quantizations=("F16", "Q8_0", "Q4_K_M", "Q2_K")))
-    planned = {one.quantization: one.artifact.shape for one in found.gguf}
+    planned = {one.quantization: one.artifact.shape for one in found.every}
     for one in built:
         assert artifact_of(one.folder / "model.gguf").shape == planned[one.manifest.quantization]
 
@@ -75,8 +76,8 @@ def test_without_a_tokenizer_sizes_are_near_and_say_so(tmp_path: Path) -> None:
     found = candidates(spec)
     assert not found.exact and "no tokenizer here" in found.notes[1]
     assert all(abs(size - exact[kind]) < 10_000 for kind, size in sizes(found).items())
-    assert [replace(one.artifact.shape, file_bytes=0) for one in found.gguf] == [
-        replace(one.artifact.shape, file_bytes=0) for one in there.gguf
+    assert [replace(one.artifact.shape, file_bytes=0) for one in found.every] == [
+        replace(one.artifact.shape, file_bytes=0) for one in there.every
     ]
 
 
@@ -103,7 +104,7 @@ def test_an_adapter_that_doesnt_fit_is_refused_without_the_weights(tmp_path: Pat
 
 def test_a_gguf_base_is_no_better_for_more_bits(base_gguf: Path, tmp_path: Path) -> None:
     found = candidates(BuildSpec(base_gguf, tmp_path, "base"))
-    barred = {one.quantization: one.barred or "" for one in found.gguf}
+    barred = {one.quantization: one.barred or "" for one in found.every}
     assert (
         "no better" in barred["F16"]
         and "no better" in barred["F32"]
@@ -120,7 +121,7 @@ def test_the_example_for_two_targets(bundles: Path, tmp_path: Path) -> None:
     found, planned = plan(spec, resolve(["laptop-8gb", "raspberry-pi-5-8gb"], {}))
     assert [one.device.name for one in planned] == ["laptop-8gb", "raspberry-pi-5-8gb"]
     for one in planned:
-        assert one.problem is None and len(one.rows) == len(found.gguf)
+        assert one.problem is None and len(one.rows) == len(found.every)
         assert [row.quantization for row in one.rows if row.chosen] == ["Q8_0"]
         assert one.rows[0].size_bytes == (bundles / "restaurant-q8_0" / "model.gguf").stat().st_size
 
@@ -132,13 +133,42 @@ def test_what_fits_nowhere_is_a_problem_of_its_target(spec: BuildSpec, tmp_path:
     assert planned[0].problem is None and "0.05 GB more than the 0.01 GB" in str(planned[1].problem)
 
 
-def test_formats_that_arent_built(spec: BuildSpec, tmp_path: Path) -> None:
+def test_formats_that_a_target_does_not_take(spec: BuildSpec, tmp_path: Path) -> None:
     _, planned = plan(spec, [devices.load("datacenter-cuda-80gb")])
-    assert planned[0].notes == ["it prefers gptq, which edgekit doesn't build yet"]
+    assert planned[0].notes == ["it prefers gptq: --format gptq"]
     path = tmp_path / "only.toml"
     path.write_text('extends = "laptop-8gb"\nformats = ["onnx"]\n')
-    with pytest.raises(InputError, match="takes onnx, which edgekit doesn't build yet"):
+    with pytest.raises(InputError, match="--format onnx"):
         plan(spec, [devices.load(path)])
+    _, planned = plan(replace(spec, format="awq"), [devices.load("datacenter-cuda-80gb")])
+    assert [row.quantization for row in planned[0].rows if row.chosen] == ["INT4"]
+
+
+def test_other_formats_are_foreseen(bundles: Path, onnx_bundles: Path, packed_bundles: Path) -> None:
+    """Within some per cent of what is built of the example, whose embedding is tied."""
+    spec = BuildSpec(BASE, bundles, "x", ((ADAPTER, 1.0),))
+    built = [(onnx_bundles, "onnx", "FP32"), (onnx_bundles, "onnx", "INT4")]
+    built += [(packed_bundles, "gptq", "INT4"), (packed_bundles, "awq", "INT4")]
+    for folder, form, name in built:
+        found = candidates(replace(spec, format=form))  # type: ignore[arg-type]
+        assert not found.exact
+        foreseen = {one.quantization: one.artifact.shape for one in found.every}[name]
+        artifact = Bundle.open(folder / f"restaurant-{form}-{name.lower()}").artifact
+        real = artifact_of(artifact).shape
+        assert foreseen.file_bytes == pytest.approx(real.file_bytes, rel=0.06), (form, name)
+        assert foreseen.token_bytes == pytest.approx(real.token_bytes, rel=0.06), (form, name)
+
+
+def test_an_untied_embedding_lies_beside(tmp_path: Path) -> None:
+    base = write_llama(tmp_path / "base")
+    shapes = {
+        (form, one.quantization): one.artifact.shape
+        for form in ("onnx", "gptq")
+        for one in candidates(BuildSpec(base, tmp_path, "x", format=form)).every
+    }
+    numbers = 384 * 64
+    for key, size in (("onnx", "INT4"), 4), (("gptq", "INT4"), 2):
+        assert shapes[key].weight_bytes - shapes[key].token_bytes == numbers * size
 
 
 def test_a_projects_targets(spec: BuildSpec, tmp_path: Path) -> None:
@@ -172,7 +202,7 @@ def test_an_importance_matrix_makes_room_for_two_bits(tmp_path: Path) -> None:
     matrix = write_gguf(tmp_path / "m.gguf", sums)
     without, found = candidates(spec), candidates(replace(spec, imatrix=matrix))
     assert "IQ2_XXS" not in buildable(without) and "IQ2_XXS" in buildable(found)
-    assert "--imatrix" in {one.quantization: one.barred or "" for one in without.gguf}["IQ2_XXS"]
+    assert "--imatrix" in {one.quantization: one.barred or "" for one in without.every}["IQ2_XXS"]
     assert build(replace(spec, imatrix=matrix))[0].size == sizes(found)["IQ2_XXS"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import msgspec
@@ -201,6 +202,14 @@ def test_formats_rank_as_they_were_measured() -> None:
         c.runtime for c in pick(card, [other("gptq"), ONE], Preferences(sequences=8)) if c.device != "CPU"
     ]
     assert few == ["llama.cpp", "vllm", "gptqmodel"] and many[0] == "vllm"
+
+
+def test_a_card_without_room_says_how_much_is_missing() -> None:
+    card = recorded("rtx-4090-24gb")
+    with_it = msgspec.structs.replace(card, runtimes=[*card.runtimes, Runtime(name="gptqmodel")])
+    large = replace(SEVENTY, format="gptq", quantization="INT4")
+    said = next(one.rejected for one in pick(with_it, [large]) if one.runtime == "gptqmodel")
+    assert re.search(r"it takes [\d.]+ GB more than .*4090.* has", said or "")
 
 
 def test_gptq_needs_a_card_and_its_runtime() -> None:

@@ -124,6 +124,25 @@ def test_a_bundle_loads_answers_and_replays(onnx_bundles: Path) -> None:
     engine.close()
 
 
+def test_the_whole_context_is_used(folder: Path) -> None:
+    """To the last place of the graph's own table of rotations, beside a sequence that is full."""
+    engine = OnnxEngine(folder, RowsOptions(n_seq_max=3, threads=1))
+    assert engine.n_ctx == 1024
+    tokens = (engine.tokenize(TEXT, special=False) * 40)[:1024]
+    expected = whole(engine, tokens)[-1]
+    engine.clear()
+    engine.decode([Run(seq, tokens[:count]) for seq, count in ((0, 1022), (1, 1024), (2, 1022))])
+    for token in tokens[1022:]:
+        rows = engine.decode([Run(0, [token], (0,)), Run(2, [token], (0,))]).copy()
+    assert np.abs(rows - expected).max() <= 1e-3
+    engine.drop(0, 1023)
+    assert np.abs(engine.decode([Run(0, tokens[-1:], (0,))])[0] - expected).max() <= 1e-3
+    for seq in range(3):
+        with pytest.raises(InputError):
+            engine.decode([Run(seq, tokens[:1], (0,))])
+    engine.close()
+
+
 def test_only_the_vocabulary(folder: Path) -> None:
     engine = OnnxEngine(folder, vocab_only=True)
     assert engine.tokenize("two", special=False) and engine.n_ctx == 0
