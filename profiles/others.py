@@ -57,7 +57,7 @@ def install_command(hardware: Hardware, *, again: bool = False) -> str:
 ON_CPU: Final = "no NVIDIA card: transformers computes GPTQ and AWQ on the CPU, slowly; a GGUF is the better artifact here"
 
 
-PROMPTS: Final = {"onnxruntime": 0.41, "gptqmodel": 0.06}
+PROMPTS: Final = {"onnxruntime": 0.41, "gptqmodel": 0.16}
 """Prompts on a CPU beside what llama.cpp is predicted at (measured: 86 tok/s of 210 of a 1.2B Llama in INT4)."""
 LIBRARIES: Final = {"onnxruntime": 40 << 20, "gptqmodel": 560 << 20}
 """Bytes that the runtime's own code takes beyond llama.cpp's (measured)."""
@@ -68,7 +68,7 @@ def beside(runtime: str, sequences: int, *, cpu: bool = False) -> float:
     1,730 of 3,200 of one of 7M (measured); vLLM's gain is for many answers at once, gptqmodel's loss is that of
     transformers' loop; on a CPU it is nearly all (measured)."""
     if cpu and runtime == "gptqmodel":
-        return 0.01
+        return 0.08
     return {"onnxruntime": 0.6, "gptqmodel": 0.5, "vllm": 3.0 if sequences >= MANY else 0.9}[runtime]
 
 

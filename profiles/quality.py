@@ -25,7 +25,7 @@ TRAINED_FOR: Final = frozenset({"TQ2_0", "TQ1_0", "Q1_0"})
 OTHERS: Final = {
     "FP32": "F32",
     "FP16": "F16",
-    "INT8": "Q6_K",
+    "INT8": "Q8_0",
     "INT4": "Q4_0",
     "INT3": "Q3_K_M",
     "INT2": "Q2_K",

@@ -6,7 +6,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from io import StringIO
 from typing import Any, Final
 
@@ -125,7 +125,7 @@ class TorchGraph:
         mask = torch.arange(total, device=self.device) <= positions[:, :, None]
         self._cache.turn(first, rows, positions, total)
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), self._eager():
                 found = self._model(
                     input_ids=torch.from_numpy(np.ascontiguousarray(ids)).to(self.device),
                     attention_mask=mask[:, None], position_ids=positions, past_key_values=self._cache,
@@ -137,6 +137,13 @@ class TorchGraph:
             ) from error
         logits: Logits = found.float().cpu().numpy()
         return logits
+
+    def _eager(self) -> AbstractContextManager[Any]:
+        """On a CPU nothing is compiled: it would take a compiler, and shapes change too often for it to pay."""
+        stance: AbstractContextManager[Any] = (
+            self._torch.compiler.set_stance("force_eager") if self.device == "cpu" else nullcontext()
+        )
+        return stance
 
     def step(self, seq: int, token: int, length: int) -> Logits:
         """See ``rows.Graph``."""
