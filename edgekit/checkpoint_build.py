@@ -168,5 +168,5 @@ def _memory(first: Path, form: Form) -> dict[str, int]:
     from edgekit.choosing import artifact_of
     from edgekit.profiles.planning import memory_by_context
 
-    found = memory_by_context(artifact_of(first).shape, kv_type=form.kv_type)
+    found = memory_by_context(artifact_of(first).shape, kv_type=form.kv_type, runtime=form.runtime)
     return {str(context): nbytes for context, nbytes in found.items()}

@@ -115,8 +115,8 @@ def best(choices: list[RuntimeChoice], hardware: Hardware, path: str | os.PathLi
     first = choices[0]
     if first.rejected is None:
         return first
-    if first.install is not None:
-        raise RuntimeUnavailableError(first.rejected, path=path, next_step=first.install)
+    if missing := next((one for one in choices if one.install is not None), None):
+        raise RuntimeUnavailableError(missing.rejected or "", path=path, next_step=missing.install)
     fallback = choices[-1] if choices[-1].device == "CPU" else first
     most = hardware.memory.limit or hardware.memory.total
     if most is not None and fallback.memory.total > most:

@@ -8,6 +8,7 @@ from typing import Final
 
 from edgekit.profiles.choice import Artifact, Preferences
 from edgekit.profiles.devices import Device
+from edgekit.profiles.others import LIBRARIES
 from edgekit.profiles.pick import BATCH, pick
 from edgekit.profiles.predict import Shape, memory
 from edgekit.profiles.quality import LOSSLESS, TRAINED_FOR, rank
@@ -84,15 +85,18 @@ def context_of(device: Device, shape: Shape) -> int:
     return min(device.context, shape.trained)
 
 
-def need(shape: Shape, context: int, kv_type: str = KV_TYPE) -> int:
-    """Bytes that a model takes with a context."""
-    return memory(shape, context=context, kv_type=kv_type, batch=BATCH, sequences=1).total
+def need(shape: Shape, context: int, kv_type: str = KV_TYPE, runtime: str = "llama.cpp") -> int:
+    """Bytes that a model takes with a context, its runtime's code among them."""
+    found = memory(shape, context=context, kv_type=kv_type, batch=BATCH, sequences=1).total
+    return found + LIBRARIES.get(runtime, 0)
 
 
-def memory_by_context(shape: Shape, *more: int, kv_type: str = KV_TYPE) -> dict[int, int]:
+def memory_by_context(
+    shape: Shape, *more: int, kv_type: str = KV_TYPE, runtime: str = "llama.cpp"
+) -> dict[int, int]:
     """Bytes by context in tokens, up to what the model was trained for; ``more`` contexts are among them."""
     lengths = sorted({*(n for n in CONTEXTS if n < shape.trained), *more, shape.trained})
-    return {length: need(shape, length, kv_type) for length in lengths}
+    return {length: need(shape, length, kv_type, runtime) for length in lengths}
 
 
 def _row(device: Device, machine: Hardware, candidate: Candidate) -> Row:
@@ -108,7 +112,7 @@ def _row(device: Device, machine: Hardware, candidate: Candidate) -> Row:
         format=candidate.artifact.format,
         quantization=candidate.quantization,
         size_bytes=shape.file_bytes,
-        memory_bytes=memory_by_context(shape, context, kv_type=kv_type),
+        memory_bytes=memory_by_context(shape, context, kv_type=kv_type, runtime=choice.runtime),
         context=context,
         decode_tps=tps,
         over=choice.memory.total - device.budget,

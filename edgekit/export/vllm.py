@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-import shlex
-from typing import Final
-
-from edgekit.bundle import write_json
 from edgekit.export import Parcel
-from edgekit.export.requests import REQUEST, openai
+from edgekit.export.serving import write_server
 from edgekit.packed_folder import PackedFolder, read_packed
-
-SCRIPT: Final = "serve.sh"
-PORT: Final = 8000
 
 
 def write(parcel: Parcel) -> tuple[list[str], list[str]]:
@@ -22,28 +15,16 @@ def write(parcel: Parcel) -> tuple[list[str], list[str]]:
     parcel.place("model")
     cards = sum(gpu.api == "cuda" and not gpu.unified for gpu in hardware().gpus)
     size = parallel(read_packed(parcel.opened.artifact), cards)
-    options = [
+    arguments = [
         "serve", "model", "--served-model-name", manifest.name, "--max-model-len", str(parcel.context),
-        "--tensor-parallel-size", str(size), "--port", str(PORT),
+        "--tensor-parallel-size", str(size),
     ]  # fmt: skip
-    script = parcel.folder / SCRIPT
-    script.write_text(
-        f"#!/bin/sh\n# {manifest.name} {manifest.version}, {manifest.quantization}. Options after it go to vLLM too.\n"
-        f'cd "$(dirname "$0")" && exec "${{VLLM:-vllm}}" {shlex.join(options)} "$@"\n',
-        encoding="utf-8",
-    )
-    script.chmod(0o755)
-    write_json(parcel.folder / REQUEST, openai(manifest, manifest.name))
-    place = shlex.quote(str(parcel.final))
     notes = ["vLLM was not run: the folder is checked by loading it with transformers"]
     if not cards:
         notes.append(
             "this machine has no CUDA card: on the server, --tensor-parallel-size N splits the model over N"
         )
-    return [
-        f"sh {place}/{SCRIPT}",
-        f"curl http://localhost:{PORT}/v1/chat/completions -H 'Content-Type: application/json' -d @{place}/{REQUEST}",
-    ], notes
+    return write_server(parcel, "vllm", arguments, 8000), notes
 
 
 def parallel(model: PackedFolder, cards: int) -> int:
