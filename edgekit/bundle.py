@@ -89,6 +89,8 @@ class Manifest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     speed: dict[str, Any] | None = None
     confidence: Reliability | None = None
     allocation: Allocation | None = None
+    settings: dict[str, Any] | None = None
+    """What another's converter was asked for, of a format that edgekit doesn't write itself."""
     intended_use: str | None = None
     """What it is meant for, in the words of who built it."""
 

@@ -23,6 +23,8 @@ LICENCES: Final = frozenset({
     "bigscience-openrail-m", "bigcode-openrail-m", "llama2", "llama3", "llama3.1", "llama3.2", "llama3.3", "gemma",
 })  # fmt: skip
 """Those that Hugging Face knows by these names, of models' licences."""
+_LIBRARIES: Final = {"gptq": "transformers", "awq": "transformers"}
+"""What Hugging Face shows how to load it with, where that isn't the format's name."""
 _REPOSITORY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 
 
@@ -71,7 +73,10 @@ def _front(manifest: Manifest) -> dict[str, Plain]:
     base = manifest.provenance.base.name
     if _REPOSITORY.fullmatch(base):
         found |= {"base_model": base, "base_model_relation": "quantized"}
-    found |= {"library_name": manifest.format, "pipeline_tag": "text-generation"}
+    found |= {
+        "library_name": _LIBRARIES.get(manifest.format, manifest.format),
+        "pipeline_tag": "text-generation",
+    }
     return found | {"tags": [manifest.format, manifest.quantization.lower().replace("_", "-"), "edgekit"]}
 
 
@@ -121,9 +126,25 @@ def _digests(what: str, source: Source) -> Iterator[list[str]]:
         yield [what, code(source.name), code(file.path), f"{file.size:,}", words(file.sha256)]
 
 
+def _converted(manifest: Manifest) -> str:
+    """By another's converter: what it was asked for, and the data that it saw."""
+    asked = ", ".join(
+        f"{words(name)} {words(str(value))}"
+        for name, value in (manifest.settings or {}).items()
+        if value is not None
+    )
+    text = f"To {words(manifest.quantization)} in {words(manifest.format.upper())}: {asked}."
+    if (data := manifest.provenance.calibration) is None:
+        return text
+    digest = f" (SHA-256 of these {words(data.tokens_sha256)})" if data.tokens_sha256 else ""
+    return f"{text} Calibrated on {data.tokens or 0:,} tokens of {code(data.name)}{digest}."
+
+
 def _quantized(manifest: Manifest) -> Iterator[str]:
     matrix = manifest.provenance.calibration
-    if matrix is None:
+    if manifest.settings is not None:
+        yield _converted(manifest)
+    elif matrix is None:
         yield f"To {words(manifest.quantization)}, without an importance matrix."
     else:
         tokens = f" of {matrix.tokens:,} tokens" if matrix.tokens else ""

@@ -159,6 +159,7 @@ def _packed(
         system=spec.system,
         output_schema=dict(spec.output_schema) if spec.output_schema is not None else None,
         intended_use=spec.intended_use,
+        settings=form.settings,
     )
     bundle.write_json(folder / bundle.MANIFEST, manifest)
     return manifest

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 import msgspec
 
@@ -38,6 +38,8 @@ class Form(Protocol):
 
     @property
     def runs_here(self) -> bool: ...
+    @property
+    def settings(self) -> dict[str, Any]: ...
     def check(self) -> None: ...
     def named(self, quantization: str) -> str: ...
     def prepare(self, checkpoint: Path) -> None: ...
@@ -65,6 +67,11 @@ class Onnx:
     def runs_here(self) -> bool:
         """Whether probes can be recorded: other providers are built for, and not run."""
         return self._spec.onnx.provider == "cpu"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the manifest keeps of how it was made."""
+        return dict(msgspec.to_builtins(self._spec.onnx))
 
     def check(self) -> None:
         """``RuntimeUnavailableError`` where a package is missing."""
@@ -109,6 +116,11 @@ class Packed:
         self.said = f"{'a' if spec.format == 'gptq' else 'an'} {spec.format.upper()} model"
         self._data: importance_data.Data | None = None
         self._sequences: Sequence[Sequence[int]] = ()
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the manifest keeps of how it was made."""
+        return dict(msgspec.to_builtins(self._spec.gptq))
 
     def check(self) -> None:
         """Packages and data, before any work."""

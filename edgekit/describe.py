@@ -70,6 +70,7 @@ def describe_bundle(path: Path) -> dict[str, Any]:
         "output_schema": manifest.output_schema,
         "confidence": _confidence(bundle),
         "allocation": _allocation(bundle),
+        "settings": manifest.settings,
         "artifact": _ARTIFACTS[manifest.format](bundle.artifact),
     }
 

@@ -79,6 +79,7 @@ def _bundle(found: dict[str, Any]) -> None:
         ("output fields", ", ".join(map(str, _fields(found["output_schema"])))),
         ("confidence", _calibration(found["confidence"])),
         ("allocation", _spent(found["allocation"])),
+        ("made with", ", ".join(f"{k} {v}" for k, v in (found["settings"] or {}).items() if v is not None)),
         ("built with", ", ".join(f"{name} {version}" for name, version in found["tools"].items())),
     ]
     _facts(rows)

@@ -43,6 +43,9 @@ def test_a_bundle_that_is_the_same_every_time(wanted: BuildSpec, tmp_path: Path)
     opened = Bundle.open(built[0].folder)
     assert opened.problems() == [] and opened.manifest.format == "onnx"
     assert opened.manifest.requirements.runtime == "onnxruntime"
+    card = (opened.folder / "README.md").read_text()
+    assert "provider cpu, block\\_size 32" in card or "provider cpu, block_size 32" in card
+    assert "importance matrix" not in card
     assert {"onnxruntime-genai", "torch"} <= opened.manifest.provenance.tools.keys()
     assert [one.name for one in opened.manifest.provenance.adapters] == ["lora"]
     assert not [path for path in wanted.out.iterdir() if path.name.startswith(".")]

@@ -71,6 +71,10 @@ def test_a_bundle_loads_with_a_warning_that_names_what_is_better(packed_bundles:
     assert bundle.problems() == []
     assert bundle.manifest.provenance.calibration is not None
     assert bundle.manifest.provenance.calibration.tokens
+    card = (bundle.folder / "README.md").read_text()
+    assert (
+        "Calibrated on" in card and "importance matrix" not in card and "library_name: transformers" in card
+    )
     assert {"gptqmodel", "torch"} <= bundle.manifest.provenance.tools.keys()
     with (
         pytest.warns(RuntimeWarning, match="a GGUF of the same model is the better artifact"),
