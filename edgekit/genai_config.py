@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -24,6 +24,10 @@ class _Outputs(msgspec.Struct):
     present_value_names: str = ""
 
 
+class _Session(msgspec.Struct):
+    provider_options: list[dict[str, Any]] = []
+
+
 class Decoder(msgspec.Struct):
     """The graph's file, its sizes, and how its inputs and outputs are called."""
 
@@ -35,6 +39,12 @@ class Decoder(msgspec.Struct):
     num_attention_heads: int = 0
     inputs: _Inputs = msgspec.field(default_factory=_Inputs)
     outputs: _Outputs = msgspec.field(default_factory=_Outputs)
+    session_options: _Session = msgspec.field(default_factory=_Session)
+
+    @property
+    def providers(self) -> list[str]:
+        """Execution providers that the graph was made for; none: the CPU's."""
+        return [name for options in self.session_options.provider_options for name in options]
 
 
 class _Model(msgspec.Struct):
