@@ -7,11 +7,12 @@ import shutil
 import sys
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
 import edgekit
-from edgekit import golden
+from edgekit import golden, here
 from edgekit.bundle import Bundle
 from edgekit.errors import BundleError, InputError, RuntimeUnavailableError
 from edgekit.runtimes.engine import Run
@@ -95,6 +96,19 @@ def test_only_the_vocabulary_takes_no_torch(packed_bundles: Path, monkeypatch: p
     assert engine.chat_template == (BASE / "chat_template.jinja").read_text() and 4 in engine.eos_ids
     with pytest.raises(RuntimeUnavailableError) as caught:
         GptqEngine(folder)
+    assert "pip install 'edgekit[gptq]'" in str(caught.value)
+
+
+def test_what_is_missing_is_named_before_anything_is_read(
+    packed_bundles: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = here.hardware()
+    bare = msgspec.structs.replace(
+        machine, runtimes=[one for one in machine.runtimes if one.name == "llama.cpp"]
+    )
+    monkeypatch.setattr(here, "hardware", lambda: bare)
+    with pytest.raises(RuntimeUnavailableError, match="gptqmodel isn't installed") as caught:
+        edgekit.load(packed_bundles / "restaurant-awq-int4")
     assert "pip install 'edgekit[gptq]'" in str(caught.value)
 
 
