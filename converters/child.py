@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -16,13 +17,17 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-from edgekit.errors import RuntimeUnavailableError
+from edgekit.errors import EdgekitError, HardwareError, RuntimeUnavailableError, UnsupportedModelError
+from edgekit.files import read_json
 
 _OFFLINE: Final = {
     "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false",
     "PYTHONDONTWRITEBYTECODE": "1",
 }  # fmt: skip
 """Nothing is fetched, and nothing is left where the packages are."""
+
+_ENDED: Final = "it was ended, which the system does where memory is short"
+_SHORT: Final = (_ENDED, "MemoryError", "OutOfMemory", "out of memory", "can't allocate memory")
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ class Failed(Exception):
         if self.last == "AssertionError" and at:  # what was asserted stands above it
             self.last += f": {said[at - 1]}"
         if status == -9:
-            self.last = "it was ended, which the system does where memory is short"
+            self.last = _ENDED
 
 
 def check(needed: Sequence[str], what: str, install: str) -> None:
@@ -90,7 +95,35 @@ def run(
     return Export(time.perf_counter() - began, peak)
 
 
-def misfit(said: str, packages: Sequence[str], install: str) -> RuntimeUnavailableError | None:
+def refused(
+    tool: str, checkpoint: Path, said: str, unknown: Sequence[str], packages: Sequence[str], install: str
+) -> EdgekitError | None:
+    """What any tool may say last: that it doesn't know the model (in one of its words for it), that memory is short, or
+    that its packages don't load."""
+    config = checkpoint / "config.json"
+    if any(words in said for words in unknown):
+        named = read_json(config).get("architectures") or ["nothing"]
+        return UnsupportedModelError(
+            f"{tool} doesn't take this model", path=config,
+            found=f"architectures {', '.join(map(str, named))}; it says: {said[:300]}",
+            next_step="build GGUF for it: --format gguf",
+        )  # fmt: skip
+    if any(words in said for words in _SHORT):
+        return HardwareError(
+            f"{tool} had too little memory", path=checkpoint, found=said[:300],
+            next_step="build on a larger machine: the bundle is the same; or GGUF here: --format gguf",
+        )  # fmt: skip
+    return _misfit(said, packages, install)
+
+
+def keep_words(checkpoint: Path, out: Path, names: Sequence[str]) -> None:
+    """The tokenizer and template as they came: converters write transformers' version of them."""
+    for name in names:
+        if (checkpoint / name).is_file():
+            shutil.copyfile(checkpoint / name, out / name)
+
+
+def _misfit(said: str, packages: Sequence[str], install: str) -> RuntimeUnavailableError | None:
     """Where a package didn't load: which versions are installed, for whoever has to find out which two disagree."""
     if "ImportError" not in said and "ModuleNotFoundError" not in said:
         return None

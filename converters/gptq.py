@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 from edgekit.converters import child
-from edgekit.errors import EdgekitError, HardwareError, InputError, UnsupportedModelError
+from edgekit.errors import EdgekitError, InputError
 from edgekit.files import read_json
 from edgekit.gptq_settings import GptqSettings
 
@@ -20,6 +19,7 @@ PACKAGES: Final = ("torch", "transformers", "gptqmodel", "optimum")
 # gptqmodel gives up on machines with fewer cores than it counts on, unless it is told.
 _ENVIRONMENT: Final = {"GPTQMODEL_CPU_WORKERS": "2"}
 _PROGRESS: Final = re.compile(rb"edgekit: (layer \d+)")
+_UNKNOWN: Final = ("not supported", "isn't supported", "Unrecognized")
 _PATHS: Final = ("offload_to_disk_path",)
 """Of what gptqmodel notes in its configuration: where it worked."""
 
@@ -82,20 +82,7 @@ def _check_widths(checkpoint: Path, settings: GptqSettings) -> None:
 
 
 def _refused(checkpoint: Path, method: str, bits: int, said: str) -> EdgekitError:
-    config = checkpoint / "config.json"
-    if "not supported" in said or "isn't supported" in said or "Unrecognized" in said:
-        named = read_json(config).get("architectures") or ["nothing"]
-        return UnsupportedModelError(
-            "gptqmodel doesn't take this model", path=config,
-            found=f"architectures {', '.join(map(str, named))}; it says: {said[:300]}",
-            next_step="build GGUF for it: --format gguf",
-        )  # fmt: skip
-    if "OutOfMemory" in said or "out of memory" in said or "memory is short" in said:
-        return HardwareError(
-            "no memory to quantize in", path=checkpoint, found=said[:300],
-            next_step="calibrate on less (--gptq samples=64), or on a larger machine",
-        )  # fmt: skip
-    return child.misfit(said, PACKAGES, INSTALL) or InputError(
+    return child.refused("gptqmodel", checkpoint, said, _UNKNOWN, PACKAGES, INSTALL) or InputError(
         "gptqmodel failed", path=checkpoint, found=said[:500], expected=f"{method.upper()} with {bits} bits"
     )
 
@@ -111,6 +98,4 @@ def _tidy(checkpoint: Path, out: Path) -> None:
         for key in _PATHS:
             meta.pop(key, None)
         path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        if (checkpoint / name).is_file():
-            shutil.copyfile(checkpoint / name, out / name)
+    child.keep_words(checkpoint, out, ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"))

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 from edgekit.converters import child
-from edgekit.errors import EdgekitError, InputError, UnsupportedModelError
-from edgekit.files import read_json
+from edgekit.errors import EdgekitError, InputError
 from edgekit.onnx_settings import OnnxSettings
 
 INSTALL: Final = "pip install 'edgekit[onnx-build]'"
 NEEDED: Final = ("onnxruntime_genai", "onnxruntime", "onnx", "onnx_ir", "torch", "transformers")
 PACKAGES: Final = ("torch", "transformers", "onnxruntime-genai", "onnxruntime", "onnx", "onnx-ir")
 _PROGRESS: Final = re.compile(rb"^(Reading layer \d+|Reading \w+ \w+|Saving \w+ )")
-_REFUSED: Final = (
+_UNKNOWN: Final = (
     "is not currently supported",
     "not supported",
     "NotImplementedError",
@@ -35,7 +33,7 @@ def export(
 ) -> child.Export:
     """Write a merged checkpoint to the folder ``out`` as onnxruntime-genai has it; ``report`` hears of each layer.
 
-    Raises ``UnsupportedModelError`` for a model that the builder doesn't know, ``RuntimeUnavailableError`` where its
+    Raises ``UnsupportedModelError`` for a model that the builder doesn't know, ``HardwareError`` where memory is short, ``RuntimeUnavailableError`` where its
     packages are missing or don't fit each other, ``InputError`` with the end of what it said for anything else.
     The same checkpoint gives the same bytes.
     """
@@ -48,7 +46,7 @@ def export(
         found = child.run(arguments, _PROGRESS, report)
     except child.Failed as error:
         raise _refused(checkpoint, precision, settings, error.last) from error
-    _keep_words(checkpoint, out)
+    child.keep_words(checkpoint, out, ("tokenizer.json", "chat_template.jinja"))
     return found
 
 
@@ -71,24 +69,10 @@ def _arguments(
 
 
 def _refused(checkpoint: Path, precision: str, settings: OnnxSettings, said: str) -> EdgekitError:
-    config = checkpoint / "config.json"
-    if any(words in said for words in _REFUSED):
-        named = read_json(config).get("architectures") or ["nothing"]
-        return UnsupportedModelError(
-            "onnxruntime-genai's builder doesn't take this model", path=config,
-            found=f"architectures {', '.join(map(str, named))}; it says: {said[:300]}",
-            next_step="build GGUF for it: --format gguf",
-        )  # fmt: skip
-    return child.misfit(said, PACKAGES, INSTALL) or InputError(
-        "onnxruntime-genai's builder failed", path=checkpoint, found=said[:500],
+    tool = "onnxruntime-genai's builder"
+    return child.refused(tool, checkpoint, said, _UNKNOWN, PACKAGES, INSTALL) or InputError(
+        f"{tool} failed", path=checkpoint, found=said[:500],
         expected=f"an ONNX model in {precision} for {settings.provider}",
         # Packing of zero points fails where a row has an odd number of blocks (onnxruntime-genai 0.18).
         next_step="--onnx symmetric=true and algorithm=rtn take every width" if "reshape" in said else None,
     )  # fmt: skip
-
-
-def _keep_words(checkpoint: Path, out: Path) -> None:
-    """The tokenizer and template as they came: the builder writes transformers' version of them."""
-    for name in ("tokenizer.json", "chat_template.jinja"):
-        if (checkpoint / name).is_file():
-            shutil.copyfile(checkpoint / name, out / name)

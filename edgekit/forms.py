@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 Form = Literal["gguf", "onnx", "gptq", "awq"]
+FORMS: Final = get_args(Form)
 ENDINGS: Final[dict[str, str]] = {
     "gguf": ".gguf",
     "onnx": ".onnx",

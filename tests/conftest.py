@@ -78,55 +78,43 @@ def adapter() -> Path:
     return ADAPTER
 
 
-@pytest.fixture(scope="session")
-def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of bundles of the restaurant example: restaurant-q8_0, restaurant-q4_k_m, restaurant-f32."""
+def built(out: Path, **changes: Any) -> Path:
+    """A folder of bundles of the restaurant example."""
     from dataclasses import replace
 
     from edgekit.build import build
     from edgekit.project import read_project
 
-    out = tmp_path_factory.mktemp("dist")
     spec = read_project(ROOT / "examples" / "restaurant" / "edgekit.toml")
-    build(replace(spec, out=out, quantizations=("Q8_0", "Q4_K_M", "F32")))
+    build(replace(spec, out=out, **changes))
     return out
+
+
+@pytest.fixture(scope="session")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of bundles of the restaurant example: restaurant-q8_0, restaurant-q4_k_m, restaurant-f32."""
+    return built(tmp_path_factory.mktemp("dist"), quantizations=("Q8_0", "Q4_K_M", "F32"))
 
 
 @pytest.fixture(scope="session")
 def onnx_bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same as ONNX: restaurant-onnx-fp32 and restaurant-onnx-int4. Skips where what builds them isn't installed."""
-    from dataclasses import replace
-
     pytest.importorskip("torch")
     pytest.importorskip("onnxruntime_genai")
-    from edgekit.build import build
-    from edgekit.project import read_project
-
-    out = tmp_path_factory.mktemp("onnx")
-    spec = read_project(ROOT / "examples" / "restaurant" / "edgekit.toml")
-    build(replace(spec, out=out, format="onnx", quantizations=("FP32", "INT4")))
-    return out
+    return built(tmp_path_factory.mktemp("onnx"), format="onnx", quantizations=("FP32", "INT4"))
 
 
 @pytest.fixture(scope="session")
 def packed_bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same as GPTQ and AWQ: restaurant-gptq-int4 and restaurant-awq-int4. Skips where gptqmodel isn't installed."""
-    from dataclasses import replace
-
     pytest.importorskip("torch")
     pytest.importorskip("optimum")
-    from edgekit.build import build
-    from edgekit.forms import Form
     from edgekit.gptq_settings import GptqSettings
-    from edgekit.project import read_project
 
     out = tmp_path_factory.mktemp("packed")
-    spec = read_project(ROOT / "examples" / "restaurant" / "edgekit.toml")
     data = ROOT / "examples" / "restaurant" / "task" / "test.jsonl"
-    settings = GptqSettings(samples=48)
-    forms: tuple[Form, ...] = ("gptq", "awq")
-    for form in forms:
-        build(replace(spec, out=out, format=form, quantizations=("INT4",), calibration=data, gptq=settings))
+    for form in ("gptq", "awq"):
+        built(out, format=form, quantizations=("INT4",), calibration=data, gptq=GptqSettings(samples=48))
     return out
 
 

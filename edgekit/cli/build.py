@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgekit.cli import build_gates
+from edgekit.forms import FORMS
 
 if TYPE_CHECKING:
     from edgekit.budget import Budget
@@ -50,7 +51,7 @@ Examples:
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["gguf", "onnx", "gptq", "awq"]),
+    type=click.Choice(FORMS),
     help="What is built.  [default: gguf]",
 )
 @click.option(
@@ -176,27 +177,13 @@ def _spec(
     base: Path, force: bool, threads: int | None, targets: tuple[str, ...], given: dict[str, Any]
 ) -> BuildSpec:
     from edgekit.files import read_json
-    from edgekit.gptq_settings import GptqSettings
-    from edgekit.onnx_settings import OnnxSettings
-    from edgekit.project import (
-        BuildSpec,
-        name_of,
-        parse_adapter,
-        parse_size,
-        read_prompt,
-        usual,
-    )
-    from edgekit.settings import parse
+    from edgekit.project import BuildSpec, name_of, parse_adapter, parse_size, read_prompt, usual
     from edgekit.targets import resolve
     from edgekit.trial import Trial
 
     adapters = tuple(parse_adapter(text) for text in given["adapters"])
-    form: Form = given["form"] or "gguf"
-    if given["onnx"] and form != "onnx":
-        raise click.UsageError("--onnx goes with --format onnx")
-    if given["gptq"] and form not in ("gptq", "awq"):
-        raise click.UsageError("--gptq goes with --format gptq or awq")
-    quants = given["quants"] or (() if targets else usual(form))
+    converted = _converted(given)
+    quants = given["quants"] or (() if targets else usual(converted["format"]))
     return BuildSpec(
         base=base,
         out=given["out"] or Path("dist"),
@@ -222,10 +209,26 @@ def _spec(
         force=force,
         trial=build_gates.trial(given, Trial()),
         intended_use=given["intended_use"],
-        format=form,
-        onnx=parse(given["onnx"], OnnxSettings, "an ONNX export"),
-        gptq=parse(given["gptq"], GptqSettings, "GPTQ or AWQ"),
+        **converted,
     )
+
+
+def _converted(given: dict[str, Any]) -> dict[str, Any]:
+    """The format, and the settings of its converter."""
+    from edgekit.gptq_settings import GptqSettings
+    from edgekit.onnx_settings import OnnxSettings
+    from edgekit.settings import parse
+
+    form: Form = given["form"] or "gguf"
+    if given["onnx"] and form != "onnx":
+        raise click.UsageError("--onnx goes with --format onnx")
+    if given["gptq"] and form not in ("gptq", "awq"):
+        raise click.UsageError("--gptq goes with --format gptq or awq")
+    return {
+        "format": form,
+        "onnx": parse(given["onnx"], OnnxSettings, "an ONNX export"),
+        "gptq": parse(given["gptq"], GptqSettings, "GPTQ or AWQ"),
+    }
 
 
 def _budget(given: dict[str, Any], quants: Sequence[str]) -> Budget | None:

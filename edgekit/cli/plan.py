@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgekit.forms import FORMS
+
 if TYPE_CHECKING:
     from edgekit.forms import Form
     from edgekit.plan import Candidates, Planned
@@ -50,7 +52,7 @@ Examples:
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["gguf", "onnx", "gptq", "awq"]),
+    type=click.Choice(FORMS),
     help="Of what is planned.  [default: gguf]",
 )
 @click.option("--imatrix", type=PATH, help="Importance matrix, which types of about two bits need.")

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgekit.forms import FORMS
+
 if TYPE_CHECKING:
     from edgekit.profiles.devices import Device
 
@@ -20,9 +22,7 @@ Examples:
 
 @click.command("targets", epilog=EPILOG)
 @click.argument("name", required=False)
-@click.option(
-    "--format", "form", type=click.Choice(["gguf", "onnx", "gptq", "awq"]), help="Only those that take it."
-)
+@click.option("--format", "form", type=click.Choice(FORMS), help="Only those that take it.")
 @click.option("--json", "as_json", is_flag=True, help="Print every figure as JSON.")
 def command(name: str | None, form: str | None, as_json: bool) -> None:
     """List the devices that edgekit plans and builds for, or show NAME, one of them or a .toml file of yours."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ import pytest
 
 from edgekit.converters import onnx
 from edgekit.converters.child import Export
-from edgekit.errors import InputError, RuntimeUnavailableError, UnsupportedModelError
+from edgekit.errors import HardwareError, InputError, RuntimeUnavailableError, UnsupportedModelError
 from edgekit.onnx_header import places, read_tensors
 from edgekit.onnx_settings import BUILDABLE, OnnxSettings, precision
 from edgekit.settings import parse
@@ -114,19 +113,36 @@ def test_missing_packages_are_named_with_the_command(monkeypatch: pytest.MonkeyP
     )
 
 
-def test_a_package_that_does_not_load_is_told(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("does", "kind", "words"),
+    [
+        # As where torch is built for another CUDA, or transformers wants a newer torch.
+        (
+            "raise ImportError('transformers 9 needs torch 3, found torch 2')",
+            RuntimeUnavailableError,
+            "found torch 2",
+        ),
+        ("raise MemoryError", HardwareError, "too little memory"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", HardwareError, "memory is short"),
+        ("raise SystemExit('Error: no reason that is known')", InputError, "no reason that is known"),
+    ],
+)
+def test_how_a_builder_ended_says_who_can_act(
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    does: str,
+    kind: type[Exception],
+    words: str,
 ) -> None:
-    """As where torch is built for another CUDA, or transformers wants a newer torch."""
     folder = tmp_path / "broken" / "onnxruntime_genai" / "models"
     folder.mkdir(parents=True)
     for place in (folder, folder.parent):
         (place / "__init__.py").write_text("")
-    (folder / "builder.py").write_text("raise ImportError('transformers 9 needs torch 3, found torch 2')")
+    (folder / "builder.py").write_text(does)
     monkeypatch.setattr(onnx, "check", lambda: None)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "broken"))
-    importlib.invalidate_caches()
-    with pytest.raises(RuntimeUnavailableError, match="needs torch 3, found torch 2"):
+    with pytest.raises(kind, match=words):
         export(checkpoint, tmp_path / "out")
 
 

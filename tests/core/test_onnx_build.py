@@ -11,7 +11,7 @@ import edgekit
 from edgekit.build import build
 from edgekit.buildcache import build_cached
 from edgekit.bundle import Bundle
-from edgekit.converters import onnx
+from edgekit.converters import child, onnx
 from edgekit.errors import InputError, RuntimeUnavailableError, UnsupportedModelError
 from edgekit.export import export
 from edgekit.onnx_settings import OnnxSettings
@@ -86,7 +86,7 @@ def test_an_interrupted_build_leaves_nothing(
     def stopped(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(onnx, "_keep_words", stopped)
+    monkeypatch.setattr(child, "keep_words", stopped)
     with pytest.raises((KeyboardInterrupt, InputError, OSError)):
         build(wanted)
     assert not list(wanted.out.iterdir())
